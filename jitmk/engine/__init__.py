@@ -1,0 +1,1 @@
+"""A live model: resident weights, KV cache, prefill, decode steps, sampling, and the `Model` that users hold."""

@@ -1,0 +1,99 @@
+"""What runs the decode steps of a live model: the protocol that every backend implements.
+
+A backend owns the weights and the KV cache of one sequence. `Model` drives it:
+
+    logits = backend.prefill(prompt)                          # the host samples the first token from these
+    backend.decode_stream(first, len(prompt), n, sampling)    # the backend samples: greedy or by temperature
+    backend.step_logits(token, position)                      # one step, sampled by the host: everything else
+
+Position p of the cache holds the keys and values of the token at index p of prompt and generation together. A call
+at position p requires that positions 0 to p - 1 were written, by prefill or by earlier steps, and overwrites what
+was at p and after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+
+
+@dataclass(frozen=True)
+class DeviceSampling:
+    """The sampling that a backend does by itself, next to the LM head.
+
+    Attributes:
+        temperature: 0 takes the token with the largest logit (the lowest id of equals); above 0, the largest of
+            logit / temperature + Gumbel noise.
+        seed: key of the counter-based generator of the noise (`engine/philox.py`), 0 to 2**64 - 1. The noise of a
+            candidate depends on the seed, the position that the new token will have, and the candidate's id alone.
+    """
+
+    temperature: float = 0.0
+    seed: int = 0
+
+
+class DecodeBackend(Protocol):
+    """The decode step of one model, batch 1. Not safe for use from two threads at once; `Model` holds a lock."""
+
+    @property
+    def name(self) -> str:
+        """The name by which `load_model(backend=...)` selects it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where logits are returned."""
+
+    @property
+    def max_seq_len(self) -> int:
+        """Positions of the KV cache."""
+
+    def prefill(self, ids: Sequence[int], start: int = 0, *, all_logits: bool = False) -> torch.Tensor:
+        """Runs a prompt, or a piece of one, and fills the cache.
+
+        Args:
+            ids: at least one token id below vocab_size; start + len(ids) is at most max_seq_len.
+            start: position of ids[0]; positions before it are in the cache already.
+            all_logits: whether the logits of every token are wanted.
+
+        Returns:
+            fp32 [vocab_size] on `device`: the logits of the last token; with `all_logits`, fp32
+            [len(ids), vocab_size] on the CPU.
+        """
+
+    def step_logits(self, token: int, position: int) -> torch.Tensor:
+        """Decodes `token` at `position`; returns its logits, fp32 [vocab_size] on `device`.
+
+        The tensor may be overwritten by the next call.
+        """
+
+    def decode_stream(self, token: int, position: int, steps: int, sampling: DeviceSampling) -> Iterator[int]:
+        """Decodes `steps` tokens one after the other, sampling each from the logits of the one before.
+
+        Step i decodes its input at `position` + i (the first input is `token`) and yields the token for
+        `position` + i + 1. position + steps is at most max_seq_len.
+
+        The caller may close the iterator early (at an end-of-text token, say). Steps that were already under way
+        then finish or are cut short; what they wrote to the cache lies behind the last yielded token's position and
+        is overwritten by later calls.
+        """
+
+    def reset(self) -> None:
+        """Forgets the sequence, also after an error in the middle of a call."""
+
+    def close(self) -> None:
+        """Frees weights and cache. Closing twice is harmless."""
+
+
+@runtime_checkable
+class PhaseOutputs(Protocol):
+    """A backend that can show what each phase of a step computed (`jitmk diff`)."""
+
+    def phase_outputs(self, token: int, position: int) -> Mapping[str, torch.Tensor]:
+        """Decodes `token` at `position` and returns every buffer of the program by name.
+
+        Returns:
+            fp32 [values] on the CPU for each buffer of kind BF16 or FP32, and "logits", fp32 [vocab_size].
+        """

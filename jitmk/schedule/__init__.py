@@ -1,0 +1,1 @@
+"""Who does what: cost model, policies, the verifier, and the encoding to instruction buffers."""

@@ -1,0 +1,132 @@
+"""What a unit costs, and how long phases take: the model behind cost-aware policies and the number of splits.
+
+A decode step of batch 1 is a stream: a unit takes the time in which its SM's share of the memory bandwidth brings its
+bytes. What a phase costs beyond that is the time from its last input to its first output. The figures were measured
+on an H200; other GPUs of the class differ by factors that change no decision here by much.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jitmk.model.spec import ModelSpec
+from jitmk.program.kv_layout import KvLayout
+from jitmk.program.packing import UNIT_ROWS, ceil_div
+from jitmk.program.program import (
+    MAX_CANDIDATES,
+    MAX_GROUP,
+    PARTIAL_EXTRA,
+    AttentionConfig,
+    AttentionReduceConfig,
+    EmbedConfig,
+    MatvecConfig,
+    Phase,
+)
+
+WORD_BYTES = 8
+
+
+@dataclass(frozen=True)
+class UnitCost:
+    """What one unit streams from memory and computes.
+
+    Attributes:
+        bytes: weights, old keys and values, and words that the unit reads for itself alone.
+        flops: floating-point operations, a multiply-add counted as two.
+    """
+
+    bytes: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class TimeModel:
+    """How fast one SM is when all of them work.
+
+    Attributes:
+        bytes_per_us: an SM's share of the memory bandwidth.
+        flops_per_us: what an SM's tensor cores reach on matrix-vector products, where one row of the activation
+            fragment in sixteen carries a token.
+        phase_latency_us: from the last input of a phase to its first output on another SM.
+        ring_us: how far the stream of weights can run ahead of a phase that waits.
+    """
+
+    bytes_per_us: float = 34_000.0
+    flops_per_us: float = 450_000.0
+    phase_latency_us: float = 2.0
+    ring_us: float = 4.0
+
+    def unit_us(self, cost: UnitCost) -> float:
+        """Microseconds that a unit adds to a phase on one SM."""
+        return max(cost.bytes / self.bytes_per_us, cost.flops / self.flops_per_us)
+
+    def is_memory_bound(self, cost: UnitCost, units: int) -> bool:
+        """Whether a phase of `units` units on one SM spends more time on its bytes than on latency and arithmetic."""
+        compute = self.phase_latency_us + units * cost.flops / self.flops_per_us
+        return units * cost.bytes / self.bytes_per_us > compute
+
+
+def unit_cost(phase: Phase, context: int) -> UnitCost:
+    """The cost of one unit of a phase.
+
+    Args:
+        context: positions in the KV cache.
+    """
+    config = phase.variant.config
+    if isinstance(config, MatvecConfig):
+        return UnitCost(config.layout.unit_bytes, 2 * UNIT_ROWS * config.columns)
+    if isinstance(config, AttentionConfig):
+        layout = KvLayout(config.head_dim)
+        tiles = ceil_div(layout.tiles(context), phase.splits)
+        positions = min(context, tiles * 16)
+        return UnitCost(tiles * layout.tile_bytes, 4 * config.group * config.head_dim * positions)
+    if isinstance(config, AttentionReduceConfig):
+        values = phase.splits * (config.head_dim + PARTIAL_EXTRA)
+        return UnitCost(values * WORD_BYTES, 2 * values)
+    if isinstance(config, EmbedConfig):
+        return UnitCost(2 * UNIT_ROWS, UNIT_ROWS)
+    return UnitCost(2 * MAX_CANDIDATES * WORD_BYTES, MAX_CANDIDATES)
+
+
+REDUCE_US = 2.5
+"""What a reduce phase adds to a layer: a dependency more, and the partial results' way through the L2."""
+REDUCE_SPLIT_US = 0.02
+"""What each split adds to the reduce phase: one more partial result to fetch and merge."""
+
+
+def split_ladder(spec: ModelSpec, sms: int) -> tuple[int, ...]:
+    """The numbers of splits that are worth having: powers of two up to the largest number that still gives every
+    unit an SM of its own, and that number itself."""
+    fill = max(1, sms // head_groups(spec))
+    powers = [1 << i for i in range(fill.bit_length())]
+    return tuple(sorted({*powers, fill}))
+
+
+def head_groups(spec: ModelSpec) -> int:
+    """Attention units of a layer at one split."""
+    return spec.num_kv_heads * ceil_div(spec.query_group, MAX_GROUP)
+
+
+def choose_splits(spec: ModelSpec, sms: int, context: int, model: TimeModel | None = None) -> int:
+    """Into how many parts attention should split the context.
+
+    Weighs the time in which one SM streams its part of the keys and values against the price of a reduce phase.
+
+    Args:
+        spec: the model.
+        sms: SMs of the GPU.
+        context: positions in the KV cache, the largest that the answer is meant for.
+
+    Returns:
+        A member of `split_ladder(spec, sms)`; the smallest of those that are equally fast.
+    """
+    model = model or TimeModel()
+    layout = KvLayout(spec.head_dim)
+    tile_us = layout.tile_bytes / model.bytes_per_us
+
+    def layer_us(splits: int) -> float:
+        rounds = ceil_div(head_groups(spec) * splits, sms)
+        stream = rounds * ceil_div(layout.tiles(context), splits) * tile_us
+        return stream + (REDUCE_US + splits * REDUCE_SPLIT_US if splits > 1 else 0.0)
+
+    return min(split_ladder(spec, sms), key=layer_us)

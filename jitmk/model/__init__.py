@@ -1,0 +1,1 @@
+"""What is run: the description of a model, and everything that turns a checkpoint folder into one."""

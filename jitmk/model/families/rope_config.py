@@ -1,0 +1,174 @@
+"""config.json's rotary embedding, in both spellings, as a RopeSpec.
+
+Up to transformers 4 a config has `rope_theta` and, when the context was extended, `rope_scaling` (with `rope_type`, or
+`type` in older files). From transformers 5 on, `rope_parameters` holds all of it. Where the two versions read a key
+differently, this module follows transformers 5.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+from jitmk.errors import ConfigError, UnsupportedModelError
+from jitmk.model.families.config_reader import ConfigReader, shown
+from jitmk.model.spec import RopeKind, RopeSpec
+
+DEFAULT_THETA = 10000.0
+
+_TYPE_KEYS = frozenset({"rope_type", "type"})
+_COMMON_KEYS = _TYPE_KEYS | {"rope_theta", "partial_rotary_factor"}
+_SCALING_KEYS = frozenset({"factor", "original_max_position_embeddings"})
+_KEYS_OF_KIND = {
+    RopeKind.DEFAULT: frozenset[str](),
+    RopeKind.LINEAR: _SCALING_KEYS,
+    RopeKind.DYNAMIC: _SCALING_KEYS,
+    RopeKind.LLAMA3: _SCALING_KEYS | {"low_freq_factor", "high_freq_factor"},
+    # `finetuned` is in the configs of the YaRN authors; nothing reads it.
+    RopeKind.YARN: _SCALING_KEYS
+    | {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", "finetuned"},
+}
+
+
+def read_rope(config: ConfigReader, head_dim: int, max_positions: int) -> RopeSpec:
+    """The rotary embedding of a config whose heads rotate fully.
+
+    Args:
+        config: the whole config.json.
+        head_dim: dimensions of a head.
+        max_positions: max_position_embeddings.
+
+    Raises:
+        UnsupportedModelError: unknown kind, unknown keys, partial rotation.
+        ConfigError: values of the wrong type or range, or two spellings that disagree.
+    """
+    theta_outside = config.number("rope_theta", DEFAULT_THETA, minimum=1.0, exclusive=True)
+    rope = _spelling(config, theta_outside)
+    kind = _kind(rope)
+    _refuse_unknown(rope, kind)
+    theta = rope.number("rope_theta", theta_outside, minimum=1.0, exclusive=True)
+    for reader in (config, rope):
+        partial = reader.number("partial_rotary_factor", 1.0, minimum=0.0)
+        if partial != 1.0:
+            raise UnsupportedModelError(
+                f"{reader.where}: partial_rotary_factor={partial:g} is not supported by this family: heads rotate fully"
+            )
+    if kind is RopeKind.DEFAULT:
+        return RopeSpec(kind, theta, head_dim)
+    original = _original_positions(config, rope, max_positions)
+    if kind is RopeKind.YARN:
+        return _yarn(rope, theta, head_dim, max_positions, original)
+    factor = rope.number("factor", minimum=1.0)
+    if kind is RopeKind.LINEAR:
+        return RopeSpec(kind, theta, head_dim, factor=factor)
+    if kind is RopeKind.DYNAMIC:
+        if original != max_positions:
+            raise UnsupportedModelError(
+                f"{rope.where}: dynamic rope with original_max_position_embeddings={original} and "
+                f"max_position_embeddings={max_positions}: it scales from the latter, so they must agree"
+            )
+        return RopeSpec(kind, theta, head_dim, factor=factor, original_max_positions=original)
+    low = rope.number("low_freq_factor", minimum=0.0, exclusive=True)
+    high = rope.number("high_freq_factor", minimum=0.0, exclusive=True)
+    if high <= low:
+        raise ConfigError(f"{rope.where}: high_freq_factor={high:g} must be more than low_freq_factor={low:g}")
+    return RopeSpec(
+        kind, theta, head_dim, factor, original_max_positions=original, low_freq_factor=low, high_freq_factor=high
+    )
+
+
+def _original_positions(config: ConfigReader, rope: ConfigReader, max_positions: int) -> int:
+    """The context before its extension. What stands beside the rope object is not read, so it must say the same."""
+    key = "original_max_position_embeddings"
+    inside = rope.integer(key, max_positions)
+    beside = config.integer(key, inside)
+    if beside != inside:
+        raise ConfigError(
+            f"{config.where}: {key}={beside}, but for the rotary embedding it is {inside}: write it into {rope.where}"
+        )
+    return inside
+
+
+def _spelling(config: ConfigReader, theta_outside: float) -> ConfigReader:
+    """Whichever of `rope_scaling` and `rope_parameters` there is; both must agree."""
+    old, new = config.mapping("rope_scaling"), config.mapping("rope_parameters")
+    if old and new:
+        defaults = {"rope_theta": theta_outside}
+        if defaults | _renamed(old) != defaults | _renamed(new):
+            raise ConfigError(
+                f"{config.where}: rope_scaling and rope_parameters disagree: remove the one that is wrong"
+            )
+    name = "rope_scaling" if old else "rope_parameters"
+    return ConfigReader(old or new, f"{config.where} {name}")
+
+
+def _renamed(values: dict[str, object]) -> dict[str, object]:
+    """A rope object with `type` spelled `rope_type`, without nulls."""
+    kept = {key: value for key, value in values.items() if value is not None}
+    if "type" in kept:
+        kept.setdefault("rope_type", kept.pop("type"))
+        kept.pop("type", None)
+    return kept
+
+
+def _kind(rope: ConfigReader) -> RopeKind:
+    named = [rope.text(key) for key in ("rope_type", "type") if key in rope]
+    if len(set(named)) > 1:
+        raise ConfigError(f"{rope.where}: rope_type={named[0]!r} and type={named[1]!r} disagree: remove the wrong one")
+    name = named[0] if named else RopeKind.DEFAULT.value
+    try:
+        return RopeKind(name)
+    except ValueError:
+        supported = ", ".join(kind.value for kind in RopeKind)
+        raise UnsupportedModelError(
+            f"{rope.where}: rope type {shown(name)} is not supported: jitmk runs {supported}"
+        ) from None
+
+
+def _refuse_unknown(rope: ConfigReader, kind: RopeKind) -> None:
+    unknown = sorted(rope.keys() - _COMMON_KEYS - _KEYS_OF_KIND[kind])
+    if unknown:
+        listed = ", ".join(f"{key}={shown(rope.raw(key))}" for key in unknown)
+        known = ", ".join(sorted(_COMMON_KEYS | _KEYS_OF_KIND[kind]))
+        raise UnsupportedModelError(
+            f"{rope.where}: {listed}: unknown to rope type {kind.value!r}, whose keys are {known}"
+        )
+
+
+def _yarn(rope: ConfigReader, theta: float, head_dim: int, max_positions: int, original: int) -> RopeSpec:
+    """YaRN (Peng et al. 2023, arXiv:2309.00071), with the attention factor of its section 3.4."""
+    ratio = max_positions / original
+    factor = rope.number("factor", max(ratio, 1.0), minimum=1.0)
+    if factor != ratio and ratio != 1:
+        warnings.warn(
+            f"{rope.where}: factor={factor:g}, but max_position_embeddings={max_positions} is {ratio:g} times "
+            f"original_max_position_embeddings={original}; the factor is used, as in transformers 5 (4 took the ratio)",
+            stacklevel=2,
+        )
+    # transformers takes 0 for "not given" in these four.
+    beta_fast = rope.number("beta_fast", 32.0, minimum=0.0) or 32.0
+    beta_slow = rope.number("beta_slow", 1.0, minimum=0.0) or 1.0
+    mscale = rope.number("mscale", 0.0, minimum=0.0)
+    mscale_all_dim = rope.number("mscale_all_dim", 0.0, minimum=0.0)
+    if beta_fast < beta_slow:
+        raise ConfigError(f"{rope.where}: beta_fast={beta_fast:g} must not be less than beta_slow={beta_slow:g}")
+    if mscale and mscale_all_dim:
+        attention_factor = _temperature(factor, mscale) / _temperature(factor, mscale_all_dim)
+    else:
+        attention_factor = _temperature(factor, 1.0)
+    return RopeSpec(
+        RopeKind.YARN,
+        theta,
+        head_dim,
+        factor,
+        original_max_positions=original,
+        beta_fast=beta_fast,
+        beta_slow=beta_slow,
+        attention_factor=rope.number("attention_factor", attention_factor, minimum=0.0, exclusive=True),
+        truncate=rope.flag("truncate", True),
+    )
+
+
+def _temperature(factor: float, mscale: float) -> float:
+    """What YaRN multiplies cos and sin with for a context `factor` times as long: 0.1 mscale ln(factor) + 1."""
+    return 0.1 * mscale * math.log(factor) + 1.0

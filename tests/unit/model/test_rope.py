@@ -1,0 +1,136 @@
+"""Rope tables against transformers' LlamaRotaryEmbedding."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from jitmk.model.families import spec_from_config
+from jitmk.model.rope import inverse_frequencies, rope_table
+from jitmk.model.spec import RopeKind, RopeSpec
+from tests.unit.model.configs import llama_config
+
+FP32_ROUNDINGS = 4 * 2.0**-24
+"""Relative error that a frequency may have: a power and a division, rounded once or twice each."""
+
+
+def tolerance(last_position: int) -> float:
+    """What `FP32_ROUNDINGS` of a frequency (at most 1) makes of cos and sin at a position."""
+    return FP32_ROUNDINGS * max(last_position, 1)
+
+
+@st.composite
+def rope_objects(draw: st.DrawFn) -> dict[str, Any]:
+    """A rope object of any kind, without its theta."""
+    kind = draw(st.sampled_from([kind.value for kind in RopeKind]))
+    values: dict[str, Any] = {"rope_type": kind}
+    if kind == "default":
+        return values
+    values["factor"] = draw(st.floats(1, 64))
+    if kind == "llama3":
+        low = draw(st.floats(0.5, 2))
+        values |= {"low_freq_factor": low, "high_freq_factor": low * draw(st.floats(1.5, 8))}
+    if kind in ("llama3", "yarn") and draw(st.booleans()):
+        values["original_max_position_embeddings"] = draw(st.integers(16, 4096))
+    if kind == "yarn":
+        optional = {
+            "attention_factor": st.floats(0.5, 2),
+            "beta_fast": st.floats(4, 64),
+            "beta_slow": st.floats(0.25, 4),
+            "mscale": st.floats(0, 2),
+            "mscale_all_dim": st.floats(0, 2),
+            "truncate": st.booleans(),
+        }
+        values |= {key: draw(value) for key, value in optional.items() if draw(st.booleans())}
+    return values
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> dict[str, Any]:
+    """A Llama config with any rope, in either spelling."""
+    rope, theta = draw(rope_objects()), draw(st.floats(100, 1e6))
+    config = llama_config(
+        head_dim=draw(st.sampled_from([64, 80, 96, 128, 256])),
+        max_position_embeddings=draw(st.integers(16, 512)),
+        rope_theta=None,
+    )
+    if draw(st.booleans()):
+        return config | {"rope_parameters": rope | {"rope_theta": theta}}
+    if draw(st.booleans()):
+        rope = {("type" if key == "rope_type" else key): value for key, value in rope.items()}
+    return config | {"rope_theta": theta, "rope_scaling": rope}
+
+
+def expected(module: LlamaRotaryEmbedding, positions: range) -> tuple[torch.Tensor, torch.Tensor]:
+    """transformers' cos and sin, without the copy for the second half of the head."""
+    cos, sin = module(torch.zeros(1), torch.arange(positions.start, positions.stop)[None])
+    half = cos.shape[-1] // 2
+    return cos[0, :, :half], sin[0, :, :half]
+
+
+@pytest.mark.filterwarnings("ignore:.*factor=")  # random YaRN configs seldom agree with themselves
+@settings(deadline=None, max_examples=150)
+@given(configs(), st.integers(1, 600))
+def test_prefill_and_decode_agree_with_transformers(config: dict[str, Any], prompt_length: int) -> None:
+    rope = spec_from_config(config).spec.rope
+    module = LlamaRotaryEmbedding(LlamaConfig(**copy.deepcopy(config)))
+    ours = rope_table(rope, range(prompt_length), prompt_length)
+    bound = tolerance(prompt_length) * max(1.0, rope.attention_factor)
+    torch.testing.assert_close(ours, expected(module, range(prompt_length)), rtol=0, atol=bound)
+    decode = range(prompt_length, prompt_length + 4)
+    ours = rope_table(rope, decode, prompt_length)
+    for row, position in enumerate(decode):
+        cos, sin = expected(module, range(position, position + 1))
+        bound = tolerance(position) * max(1.0, rope.attention_factor)
+        torch.testing.assert_close((ours[0][row], ours[1][row]), (cos[0], sin[0]), rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("kind", ["default", "linear", "llama3", "yarn"])
+def test_static_kinds_are_bit_exact_at_long_contexts(kind: str) -> None:
+    rope: dict[str, Any] = {"rope_type": kind, "rope_theta": 500000.0}
+    if kind != "default":
+        rope["factor"] = 32.0
+    if kind in ("llama3", "yarn"):
+        rope["original_max_position_embeddings"] = 8192
+    if kind == "llama3":
+        rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    config = llama_config(rope_theta=None, rope_parameters=rope, max_position_embeddings=262144)
+    positions = range(131000, 131072)
+    ours = rope_table(spec_from_config(config).spec.rope, positions, 0)
+    theirs = expected(LlamaRotaryEmbedding(LlamaConfig(**copy.deepcopy(config))), positions)
+    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+
+
+def test_dynamic_rope_follows_the_length() -> None:
+    rope = RopeSpec(RopeKind.DYNAMIC, 10000.0, 64, factor=2.0, original_max_positions=32)
+    short, long = rope_table(rope, range(32), 32)[0], rope_table(rope, range(32), 48)[0]
+    plain = rope_table(RopeSpec(RopeKind.DEFAULT, 10000.0, 64), range(64), 0)[0]
+    assert torch.equal(short, plain[:32])
+    assert not torch.equal(long, plain[:32])
+    decode = rope_table(rope, range(64), 0)[0]
+    assert torch.equal(decode[:32], plain[:32])
+    for position in (32, 63):
+        alone = rope_table(rope, range(position, position + 1), 0)[0][0]
+        as_prompt = rope_table(rope, range(position + 1), position + 1)[0][position]
+        torch.testing.assert_close(decode[position], alone, rtol=0, atol=tolerance(position))
+        torch.testing.assert_close(alone, as_prompt, rtol=0, atol=tolerance(position))
+
+
+def test_positions_may_be_a_tensor_in_any_order() -> None:
+    rope = RopeSpec(RopeKind.LINEAR, 10000.0, 96, factor=3.0)
+    cos, sin = rope_table(rope, torch.tensor([5, 0, 2], dtype=torch.int32), 6)
+    table = rope_table(rope, range(6), 6)
+    assert cos.dtype == torch.float32 and cos.shape == (3, 48)
+    assert torch.equal(cos, table[0][[5, 0, 2]]) and torch.equal(sin, table[1][[5, 0, 2]])
+
+
+def test_linear_rope_divides_the_frequencies() -> None:
+    plain = inverse_frequencies(RopeSpec(RopeKind.DEFAULT, 10000.0, 64))
+    assert torch.equal(inverse_frequencies(RopeSpec(RopeKind.LINEAR, 10000.0, 64, factor=4.0)), plain / 4)

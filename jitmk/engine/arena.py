@@ -8,6 +8,7 @@ import torch
 
 from jitmk.engine.loading import load_vector, matrix_slabs, progress_bar
 from jitmk.engine.memory import require_memory
+from jitmk.engine.prefill import compute_dtype
 from jitmk.model.checkpoint import WeightSource
 from jitmk.program.packing import UNIT_ROWS, pack, unpack
 from jitmk.program.weights import Matrix, WeightPlan
@@ -35,8 +36,7 @@ class WeightArena:
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """bf16 on a GPU; fp32 on a CPU, whose bf16 products are slow."""
-        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        return compute_dtype(self.device)
 
     def matrix(self, name: str) -> torch.Tensor:
         """A copy of a matrix in rows, `compute_dtype` [rows, columns]."""
@@ -77,10 +77,8 @@ class WeightArena:
     def _fill(self, matrix: Matrix, begin: int, rows: torch.Tensor) -> None:
         """Stores rows of a matrix, in whole units but for the last."""
         values = pack(rows) if matrix.packed else rows
-        if matrix.packed:
-            first = begin // UNIT_ROWS * matrix.layout.unit_bytes // 2
-        else:
-            first = begin * matrix.layout.columns
+        row_elements = matrix.layout.padded_columns if matrix.packed else matrix.layout.columns
+        first = begin * row_elements
         self._stored(matrix)[first : first + values.numel()] = values.flatten()
 
 

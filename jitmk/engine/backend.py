@@ -19,6 +19,8 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from jitmk.engine.sampling import SamplingParams, sample
+
 
 @dataclass(frozen=True)
 class DeviceSampling:
@@ -97,3 +99,13 @@ class PhaseOutputs(Protocol):
         Returns:
             fp32 [values] on the CPU for each buffer of kind BF16 or FP32, and "logits", fp32 [vocab_size].
         """
+
+
+def sampled_stream(
+    backend: DecodeBackend, token: int, position: int, steps: int, sampling: DeviceSampling
+) -> Iterator[int]:
+    """`DecodeBackend.decode_stream` for backends whose tokens the host samples, from `step_logits`."""
+    params = SamplingParams(temperature=sampling.temperature, seed=sampling.seed)
+    for at in range(position, position + steps):
+        token, _ = sample(backend.step_logits(token, at), params, at + 1, ())
+        yield token

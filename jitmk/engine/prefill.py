@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from jitmk.engine.kv_cache import KvCache
 from jitmk.model.rope import rope_table
@@ -20,7 +20,7 @@ from jitmk.model.spec import ModelSpec
 from jitmk.program.packing import UNIT_ROWS
 
 Observer = Callable[[str, torch.Tensor], None]
-"""Is shown each buffer of the program (`program/lowering.py`) by name, as fp32 [tokens, values]."""
+"""Is shown each buffer of the program (`program/lowering.py`) by name, as fp32 [tokens, values], to copy or look at."""
 
 _PIECE_POSITIONS = 2048
 """Tokens of a prompt that go through the layers together; bounds the memory of activations."""
@@ -52,6 +52,11 @@ class Weights(Protocol):
 
     def vector(self, name: str) -> torch.Tensor:
         """A constant vector, fp32 [values]."""
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """The type of matrix products in plain torch: bf16 on a GPU, fp32 on a CPU, whose bf16 products are slow."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def prefill_workspace_bytes(spec: ModelSpec, max_seq_len: int) -> int:
@@ -165,9 +170,7 @@ class Prefill:
         )
         if start == 0 or count == 1:
             pieces = [
-                F.scaled_dot_product_attention(
-                    grouped, keys, values, is_causal=count > 1, scale=spec.attention_scale
-                )
+                F.scaled_dot_product_attention(grouped, keys, values, is_causal=count > 1, scale=spec.attention_scale)
             ]
         else:
             pieces = []

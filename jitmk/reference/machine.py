@@ -1,0 +1,179 @@
+"""The reference machine: runs a program phase by phase on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from jitmk.errors import ConfigError
+from jitmk.model.spec import ModelSpec
+from jitmk.program.isa import Opcode
+from jitmk.program.lowering import lower
+from jitmk.program.program import BufferKind, Phase
+from jitmk.reference.cache import PlainKvCache
+from jitmk.reference.execute import (
+    CANDIDATE_IDS,
+    CANDIDATE_KEYS,
+    Environment,
+    NoiseFunction,
+    Sampling,
+    StepInput,
+    appended,
+    candidates,
+    execute,
+)
+from jitmk.reference.rope_rows import RopeRows
+from jitmk.reference.weights import StepWeights
+from jitmk.schedule.spans import phase_spans
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step yields.
+
+    Attributes:
+        token: the next token.
+        logits: fp32 [vocab_size], where they were asked for; not overwritten by later steps.
+    """
+
+    token: int
+    logits: torch.Tensor | None
+
+
+class ReferenceMachine:
+    """Decodes one sequence with the device's roundings, in plain torch.
+
+    Args:
+        spec: the model.
+        weights: its weights.
+        splits: parts into which attention splits the context.
+        noise: Gumbel noise; needed for temperatures above 0 only.
+        sums: the type in which products are added; fp64 makes results independent of their order (see `ops`).
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weights: StepWeights,
+        *,
+        splits: int = 1,
+        noise: NoiseFunction | None = None,
+        sums: torch.dtype = torch.float32,
+    ) -> None:
+        self.spec = spec
+        self.program = lower(spec, splits)
+        self.cache = PlainKvCache(spec)
+        self._noise = noise
+        self._rope = RopeRows(spec)
+        self._environment = Environment(weights, self._read_kv, sums)
+        self._buffers: dict[str, torch.Tensor] = {}
+        self._orders: dict[tuple[int, str], torch.Tensor | None] = {}
+        self._logits = torch.empty(0)
+
+    @torch.inference_mode()
+    def step(
+        self,
+        token: int,
+        position: int,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+        want_logits: bool = False,
+        prompt_length: int = 0,
+    ) -> StepResult:
+        """Decodes a token at a position; positions before it are in `cache`, at and after it are overwritten.
+
+        Args:
+            token: below vocab_size.
+            position: from 0 on.
+            temperature: 0 takes the largest logit.
+            seed: of the noise.
+            want_logits: whether the result has them.
+            prompt_length: length of the prompt that the token belongs to, 0 for a token that was generated
+                (see `rope_table`).
+
+        Raises:
+            ConfigError: a temperature above 0 without a noise function.
+        """
+        step = self._input(token, position, temperature, seed, prompt_length)
+        next_token = -1
+        for phase in self.program.phases:
+            outputs = self._run(phase, step)
+            if phase.variant.opcode is Opcode.SAMPLE:
+                next_token = int(outputs["token"][0])
+        return StepResult(next_token, self._logits[0].clone() if want_logits else None)
+
+    def outputs(self) -> Mapping[str, torch.Tensor]:
+        """What the phases of the last step computed.
+
+        Returns:
+            fp32 [values] for each buffer that holds numbers, by name, and "logits", fp32 [vocab_size].
+        """
+        kinds = {buffer.name: buffer.kind for buffer in self.program.buffers}
+        shown = {name: values[0] for name, values in self._buffers.items() if kinds[name] is not BufferKind.CANDIDATE}
+        return {**shown, "logits": self._logits[0]}
+
+    def reset(self) -> None:
+        """Forgets the sequence."""
+        self.cache.clear()
+
+    def _input(self, token: int, position: int, temperature: float, seed: int, prompt_length: int) -> StepInput:
+        noise = None
+        if temperature > 0:
+            if self._noise is None:
+                raise ConfigError(
+                    f"temperature = {temperature}, but this reference machine has no noise to sample with; "
+                    "make it with noise=jitmk.engine.philox.gumbel"
+                )
+            noise = self._noise(seed, position + 1, self.spec.vocab_size)
+        cos, sin = self._rope.at(position, prompt_length)
+        return StepInput([token], [position], cos[None], sin[None], [Sampling(temperature, noise)])
+
+    def _run(self, phase: Phase, step: StepInput) -> dict[str, torch.Tensor]:
+        units = range(phase.units)
+        if phase.variant.opcode is Opcode.SAMPLE:
+            key, ids = candidates(self._logits, torch.arange(self.spec.vocab_size), step.sampling)
+            return execute(
+                phase, units, {CANDIDATE_KEYS: key[:, None], CANDIDATE_IDS: ids[:, None]}, step, self._environment
+            )
+        inputs = {
+            operand: self._buffers[buffer.name]
+            for operand, buffer in phase.buffers.items()
+            if operand in ("input", "residual_in")
+        }
+        outputs = execute(phase, units, inputs, step, self._environment)
+        if phase.variant.opcode is Opcode.ATTENTION:
+            assert phase.layer is not None
+            for token, kv_head, key, value in appended(phase, units, inputs["input"], step, self._environment):
+                self.cache.write_head(phase.layer, kv_head, step.positions[token], key, value, token)
+        for operand, values in outputs.items():
+            self._store(phase, operand, values)
+        return outputs
+
+    def _store(self, phase: Phase, operand: str, values: torch.Tensor) -> None:
+        buffer = phase.buffers[operand]
+        if buffer.kind is BufferKind.CANDIDATE:
+            self._logits = values
+            return
+        order = self._value_order(phase, operand)
+        if order is not None:
+            ordered = torch.empty_like(values)
+            ordered[:, order] = values
+            values = ordered
+        self._buffers[buffer.name] = values
+
+    def _value_order(self, phase: Phase, operand: str) -> torch.Tensor | None:
+        """Where in the buffer the values of all units lie, int64 [values]; None if they lie in order."""
+        key = phase.index, operand
+        if key not in self._orders:
+            intervals = phase_spans(phase).writes[operand]
+            places = np.concatenate([np.arange(*pair) for pair in zip(intervals.begin, intervals.end, strict=True)])
+            in_order = bool((places == np.arange(len(places))).all())
+            self._orders[key] = None if in_order else torch.from_numpy(places)
+        return self._orders[key]
+
+    def _read_kv(self, layer: int, token: int, kv_head: int, begin: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.cache.read_head(layer, kv_head, begin, end, token)

@@ -1,0 +1,243 @@
+"""Where weights come from: safetensors files, checked from their headers before anything is loaded, or a generator."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from jitmk.errors import CheckpointError
+from jitmk.model.families.base import LoadedFamily, TensorRef
+from jitmk.model.spec import ModelSpec, Role, WeightKey, weight_shapes
+from jitmk.model.weight_files import first_few, weight_files
+
+_DTYPE_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
+
+
+class WeightSource(Protocol):
+    """Hands out the tensors of a model, one at a time."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors together, as they are stored."""
+
+    def tensor(self, key: WeightKey) -> torch.Tensor:
+        """One tensor of `weight_shapes(spec)`, contiguous, bf16, fp16 or fp32, to be read only."""
+
+    def close(self) -> None:
+        """Lets go of files. Closing twice is harmless; tensors that were handed out stay valid."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A stored tensor by its file's header."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Checkpoint:
+    """The weights in a folder of safetensors, mapped into memory: what is not asked for is not read.
+
+    Make one with `open`; use it as a context manager or call `close`.
+    """
+
+    def __init__(self, family: LoadedFamily, handles: dict[Path, Any], stored: dict[str, _Stored]) -> None:
+        self._family = family
+        self._handles = handles
+        self._stored = stored
+
+    @classmethod
+    def open(cls, folder: Path, family: LoadedFamily) -> Checkpoint:
+        """Opens the files and checks that every tensor of the model is there with the right shape and a known dtype.
+
+        Tensors that the model has no use for are warned about, unless the family knows them to be harmless.
+
+        Raises:
+            CheckpointError: a file is missing, truncated or not safetensors, or a tensor missing or wrong; the message
+                names it and its file.
+        """
+        files = weight_files(Path(folder))
+        checkpoint = cls(family, {}, {})
+        try:
+            for path, promised in files.items():
+                checkpoint._handles[path], found = _open_file(path)
+                broken = sorted(promised - found.keys())
+                if broken:
+                    raise CheckpointError(f"{path} lacks {first_few(broken)}, which the index says it holds")
+                checkpoint._stored |= found
+            _check(family, checkpoint._stored, Path(folder))
+        except CheckpointError:
+            checkpoint.close()
+            raise
+        return checkpoint
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model."""
+        return self._family.spec
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors of the model, as they are stored."""
+        total = 0
+        for key, shape in weight_shapes(self.spec).items():
+            total += math.prod(shape) * _DTYPE_BYTES[self._stored[self._family.tensors[key].name].dtype]
+        return total
+
+    def tensor(self, key: WeightKey) -> torch.Tensor:
+        """A tensor as it is stored; a view of the mapped file where no transposition is needed. Do not write to it.
+
+        Raises:
+            KeyError: the model has no such tensor.
+            CheckpointError: the checkpoint was closed.
+        """
+        ref = self._family.tensors[key]
+        if not self._handles:
+            raise CheckpointError(f"tensor {ref.name} was asked for after the checkpoint was closed")
+        tensor: torch.Tensor = self._handles[self._stored[ref.name].path].get_tensor(ref.name)
+        if ref.transpose:
+            tensor = tensor.t()
+        if ref.rows is not None:
+            tensor = tensor[slice(*ref.rows)]
+        return tensor.contiguous()
+
+    def close(self) -> None:
+        """Closes the files. Tensors that were handed out stay valid, since they hold their mapping."""
+        handles, self._handles = self._handles, {}
+        for handle in handles.values():
+            handle.__exit__(None, None, None)
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class RandomCheckpoint:
+    """Random weights that look the part, for benchmarks and tests: each tensor depends on the seed and its key alone.
+
+    Matrices and embeddings are normal with a standard deviation of 1 / sqrt(columns), so that activations and logits
+    keep the scale of 1 whatever the sizes; norms are 1 with a jitter of 0.1, biases 0.1 wide, so that leaving one out
+    shows.
+
+    Args:
+        spec: the model.
+        seed: any integer.
+        dtype: of the tensors that are handed out: bf16, fp16 or fp32.
+        device: where to generate. A GPU draws other numbers than the CPU from the same seed.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        seed: int = 0,
+        dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._spec = spec
+        self._seed = seed
+        self._dtype = dtype
+        self._device = torch.device(device)
+        self._shapes = weight_shapes(spec)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model."""
+        return self._spec
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors together."""
+        return self._spec.parameters * self._dtype.itemsize
+
+    def tensor(self, key: WeightKey) -> torch.Tensor:
+        """A new tensor, the same at every call. Raises KeyError for one that the model does not have."""
+        shape = self._shapes[key]
+        digest = hashlib.blake2b(f"{self._seed} {key}".encode(), digest_size=8).digest()
+        generator = torch.Generator(self._device).manual_seed(int.from_bytes(digest, "little") >> 1)
+        values = torch.randn(shape, generator=generator, device=self._device)
+        if len(shape) == 2:
+            values *= shape[1] ** -0.5
+        else:
+            values *= 0.1
+            if key.role in (Role.ATTENTION_NORM, Role.MLP_NORM, Role.FINAL_NORM):
+                values += 1
+        return values.to(self._dtype)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def _open_file(path: Path) -> tuple[Any, dict[str, _Stored]]:
+    """A file and what its header says. safetensors itself checks that header and size agree."""
+    try:
+        handle: Any = safe_open(path, framework="pt", device="cpu")
+        found = {}
+        for name in handle.keys():  # noqa: SIM118 - not a dict
+            part = handle.get_slice(name)
+            found[name] = _Stored(path, tuple(part.get_shape()), part.get_dtype())
+    except SafetensorError as error:
+        size = path.stat().st_size
+        raise CheckpointError(
+            f"{path} ({size} bytes) is truncated, damaged, or not safetensors: {error}; download it again"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    return handle, found
+
+
+def _check(family: LoadedFamily, stored: dict[str, _Stored], folder: Path) -> None:
+    """Checks every tensor of the model against the headers."""
+    shapes = weight_shapes(family.spec)
+    missing = sorted({family.tensors[key].name for key in shapes} - stored.keys())
+    if missing:
+        hint = ""
+        if missing == [family.tensors[key].name for key in shapes if key.role is Role.LM_HEAD]:
+            hint = "; if the model ties its LM head to the embedding, config.json must say tie_word_embeddings=true"
+        raise CheckpointError(f"{folder} lacks {len(missing)} tensors of the model: {first_few(missing)}{hint}")
+    used = set()
+    for key, shape in shapes.items():
+        ref = family.tensors[key]
+        tensor = stored[ref.name]
+        expected = _stored_shape(family, ref, shape)
+        if tensor.shape != expected:
+            raise CheckpointError(
+                f"tensor {ref.name} in {tensor.path} has shape {list(tensor.shape)}, but by config.json it must have "
+                f"{list(expected)}: the two do not belong together"
+            )
+        if tensor.dtype not in _DTYPE_BYTES:
+            raise CheckpointError(
+                f"tensor {ref.name} in {tensor.path} has dtype {tensor.dtype}: jitmk reads {', '.join(_DTYPE_BYTES)}"
+            )
+        used.add(ref.name)
+    harmless = [re.compile(pattern) for pattern in family.ignorable]
+    extra = sorted(name for name in stored.keys() - used if not any(p.fullmatch(name) for p in harmless))
+    if extra:
+        warnings.warn(
+            f"{folder} has {len(extra)} tensors that a {family.spec.family} model with this config.json has no use "
+            f"for: {first_few(extra)}; they are ignored",
+            stacklevel=3,
+        )
+
+
+def _stored_shape(family: LoadedFamily, ref: TensorRef, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that the stored tensor must have for `ref` to yield one of `shape`."""
+    if ref.rows is not None:
+        # A tensor that holds several ends where the last of them does.
+        parts = [other.rows for other in family.tensors.values() if other.name == ref.name and other.rows is not None]
+        shape = (max(end for _, end in parts), *shape[1:])
+    return shape[::-1] if ref.transpose else shape

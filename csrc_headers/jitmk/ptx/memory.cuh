@@ -1,0 +1,55 @@
+// Loads and stores with an explicit scope (PTX ISA, "Memory Consistency Model", "ld", "st").
+#pragma once
+#include "jitmk/ptx/types.cuh"
+
+namespace jitmk::ptx {
+
+struct Pair64 {
+  u64 x, y;
+};
+
+__device__ __forceinline__ u64 load_relaxed_gpu(const u64* p) {
+  u64 v;
+  asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+  return v;
+}
+
+// Two neighbouring 8-byte values in one access; each is read whole, the pair need not be.
+__device__ __forceinline__ Pair64 load_relaxed_gpu_pair(const u64* p) {
+  Pair64 v;
+  asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];" : "=l"(v.x), "=l"(v.y) : "l"(p) : "memory");
+  return v;
+}
+
+__device__ __forceinline__ void store_relaxed_gpu(u64* p, u64 v) {
+  asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+}
+
+__device__ __forceinline__ u32 load_acquire_gpu(const u32* p) {
+  u32 v;
+  asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+
+__device__ __forceinline__ u32 load_relaxed_gpu(const u32* p) {
+  u32 v;
+  asm volatile("ld.relaxed.gpu.global.b32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+
+__device__ __forceinline__ void store_relaxed_gpu(u32* p, u32 v) {
+  asm volatile("st.relaxed.gpu.global.b32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+
+__device__ __forceinline__ void store_relaxed_system(u64* p, u64 v) {
+  asm volatile("st.relaxed.sys.global.b64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+}
+
+// The value before; stores `v` where it was `expected`.
+__device__ __forceinline__ u32 compare_and_swap_gpu(u32* p, u32 expected, u32 v) {
+  u32 before;
+  asm volatile("atom.relaxed.gpu.global.cas.b32 %0, [%1], %2, %3;" : "=r"(before) : "l"(p), "r"(expected), "r"(v) : "memory");
+  return before;
+}
+
+}  // namespace jitmk::ptx

@@ -1,0 +1,19 @@
+// Special registers and control (PTX ISA, "Special Registers", "exit").
+#pragma once
+#include "jitmk/ptx/types.cuh"
+
+namespace jitmk::ptx {
+
+// Nanoseconds; ticks coarsely, which is enough for a deadline.
+__device__ __forceinline__ u64 global_timer() {
+  u64 t;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+  return t;
+}
+
+[[noreturn]] __device__ __forceinline__ void exit_thread() {
+  asm volatile("exit;");
+  __builtin_unreachable();
+}
+
+}  // namespace jitmk::ptx

@@ -1,0 +1,113 @@
+// One warp's online softmax over tiles of 16 cached positions (Flash-Decoding; FlashAttention-2, arXiv:2307.08691).
+//
+// scores[8 heads x 16 positions] = Q K^T and output[8 heads x D] += P V, both with the heads as the rows of A. The
+// accumulator layout of the first product is the A layout of the second, so probabilities never leave registers.
+#pragma once
+#include "jitmk/ptx/convert.cuh"
+#include "jitmk/ptx/mma.cuh"
+
+namespace jitmk::tile {
+
+constexpr int TILE_POSITIONS = 16;
+
+// Element offsets within a cached tile (bf16); the twin of KvLayout in Python.
+template <int D>
+__device__ __forceinline__ int key_offset(int position, int dim) {
+  const int block = dim / 32, width = block < D / 32 ? 32 : 16;
+  return position / 8 * 8 * D + block * 256 + position % 8 * width + dim % 32;
+}
+template <int D>
+__device__ __forceinline__ int value_offset(int position, int dim) {
+  return TILE_POSITIONS * D + dim / 16 * 256 + dim % 8 * 32 + position % 8 / 2 * 8 + dim % 16 / 8 * 4 + position / 8 * 2 + position % 2;
+}
+
+// Query fragments of up to 8 heads: lane l holds head l / 4.
+template <int D>
+struct QueryFragment {
+  static constexpr int BLOCKS = D / 32;
+  static constexpr bool TAIL = D % 32 != 0;
+  uint4 block[BLOCKS];
+  uint2 tail;
+
+  // query: [8 heads][stride] bf16 in shared memory.
+  __device__ __forceinline__ QueryFragment(const u16* query, int stride, int lane) {
+    const u16* row = query + lane / 4 * stride;
+#pragma unroll
+    for (int b = 0; b < BLOCKS; b++) block[b] = *reinterpret_cast<const uint4*>(row + b * 32 + lane % 4 * 8);
+    if constexpr (TAIL) tail = *reinterpret_cast<const uint2*>(row + BLOCKS * 32 + lane % 4 * 4);
+  }
+};
+
+// The running state of 8 heads on one warp, which sums DIMS of a head's D value dims, those from `first_dim` on.
+// Lane l holds head l / 4; output[n] its dims first_dim + 8n + 2q and the next.
+template <int D, int DIMS>
+struct AttentionAccumulator {
+  static_assert(D % 16 == 0 && DIMS % 16 == 0, "head_dim must be a multiple of 16");
+  float output[DIMS / 8][4];  // the upper half of each fragment belongs to heads 8..15, which do not exist
+  float maximum = -__builtin_huge_valf();
+  float sum = 0;  // of this lane's positions
+
+  __device__ __forceinline__ AttentionAccumulator() {
+#pragma unroll
+    for (int n = 0; n < DIMS / 8; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) output[n][i] = 0;
+  }
+
+  // tile: keys and values of 16 positions in shared memory, of which the first `valid` (at least one) exist.
+  // scale: of the scores, in units of log2.
+  __device__ __forceinline__ void add_tile(const QueryFragment<D>& query, const unsigned char* tile, int first_dim, int valid, float scale, int lane) {
+    float scores[2][4];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) scores[half][i] = 0;
+      const unsigned char* keys = tile + half * 8 * D * 2;
+#pragma unroll
+      for (int b = 0; b < QueryFragment<D>::BLOCKS; b++) {
+        const uint4 k = *reinterpret_cast<const uint4*>(keys + b * 512 + lane * 16);
+        const uint4 q = query.block[b];
+        ptx::mma_m8n8k16(scores[half], q.x, q.y, k.x, k.y);
+        ptx::mma_m8n8k16(scores[half], q.z, q.w, k.z, k.w);
+      }
+      if constexpr (QueryFragment<D>::TAIL) {
+        const uint2 k = *reinterpret_cast<const uint2*>(keys + QueryFragment<D>::BLOCKS * 512 + lane * 8);
+        ptx::mma_m8n8k16(scores[half], query.tail.x, query.tail.y, k.x, k.y);
+      }
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const int position = half * 8 + lane % 4 * 2 + i;
+        scores[half][i] = position < valid ? scores[half][i] * scale : -__builtin_huge_valf();
+      }
+    }
+    float tile_maximum = fmaxf(fmaxf(scores[0][0], scores[0][1]), fmaxf(scores[1][0], scores[1][1]));
+    tile_maximum = fmaxf(tile_maximum, __shfl_xor_sync(ALL_LANES, tile_maximum, 1));
+    tile_maximum = fmaxf(tile_maximum, __shfl_xor_sync(ALL_LANES, tile_maximum, 2));
+    const float next = fmaxf(maximum, tile_maximum), correction = ptx::exp2_approx(maximum - next);
+    maximum = next;
+    float p[2][2];
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+#pragma unroll
+      for (int i = 0; i < 2; i++) p[half][i] = ptx::exp2_approx(scores[half][i] - next);
+    sum = sum * correction + p[0][0] + p[0][1] + p[1][0] + p[1][1];
+    const u32 a0 = ptx::pack_bf16(p[0][0], p[0][1]), a2 = ptx::pack_bf16(p[1][0], p[1][1]);
+    const unsigned char* values = tile + TILE_POSITIONS * D * 2 + first_dim / 16 * 512;
+#pragma unroll
+    for (int pair = 0; pair < DIMS / 16; pair++) {
+      const uint4 v = *reinterpret_cast<const uint4*>(values + pair * 512 + lane * 16);
+      output[2 * pair][0] *= correction, output[2 * pair][1] *= correction;
+      output[2 * pair + 1][0] *= correction, output[2 * pair + 1][1] *= correction;
+      ptx::mma_m8n8k16(output[2 * pair], a0, a2, v.x, v.y);
+      ptx::mma_m8n8k16(output[2 * pair + 1], a0, a2, v.z, v.w);
+    }
+  }
+
+  // The normaliser over all of the warp's positions, in every lane of a head.
+  __device__ __forceinline__ float total() const {
+    float t = sum + __shfl_xor_sync(ALL_LANES, sum, 1);
+    return t + __shfl_xor_sync(ALL_LANES, t, 2);
+  }
+};
+
+}  // namespace jitmk::tile

@@ -1,0 +1,245 @@
+// ATTENTION: one new token over the cache of one key/value head, for the query heads that share it.
+//
+// Old keys and values stream through the ring ahead of time, like weights; only the new token's q, k and v come as
+// words. RoPE and the append to the cache happen in the prologue, where a whole head is at hand.
+#pragma once
+#include "jitmk/tile/attention.cuh"
+#include "jitmk/vm/roles.cuh"
+
+namespace jitmk::vm {
+
+template <int HEADS_, int KV_HEADS_, int D_, int GROUP_, bool PARTIAL_, int OUTPUT_COPIES_>
+struct Attention {
+  static constexpr int HEADS = HEADS_, KV_HEADS = KV_HEADS_, D = D_, GROUP = GROUP_, OUTPUT_COPIES = OUTPUT_COPIES_;
+  static constexpr bool PARTIAL = PARTIAL_;
+  static constexpr int RATIO = HEADS / KV_HEADS, GROUPS_PER_KV_HEAD = (RATIO + GROUP - 1) / GROUP;
+  static constexpr int TILE_BYTES = tile::TILE_POSITIONS * D * 2 * 2;
+  static constexpr int PARTIAL_SIZE = D + isa::PARTIAL_EXTRA;
+  static constexpr int OUTPUT_STRIDE = isa::copy_stride(HEADS * D / 2);
+  // Wide heads are too much for one warp's registers: then two warps take a tile, each half of the value dims.
+  static constexpr int DIM_PARTS = D > 128 ? 2 : 1, PART_DIMS = D / DIM_PARTS;
+  static constexpr int TILE_WARPS = CONSUMER_WARPS / DIM_PARTS;  // tiles in work at a time
+};
+
+// A unit: which heads, and which of the old tiles.
+template <class A>
+struct AttentionUnit {
+  int split, kv_head, head, heads, first_tile, last_tile;
+  bool newest, appends;
+
+  __device__ __forceinline__ AttentionUnit(int unit, int splits, int position) {
+    const int group = unit / splits, part = group % A::GROUPS_PER_KV_HEAD;
+    split = unit % splits;
+    kv_head = group / A::GROUPS_PER_KV_HEAD;
+    head = kv_head * A::RATIO + part * A::GROUP;
+    heads = min(A::GROUP, A::RATIO - part * A::GROUP);
+    const i64 tiles = (position + tile::TILE_POSITIONS - 1) / tile::TILE_POSITIONS;
+    first_tile = static_cast<int>(tiles * split / splits);
+    last_tile = static_cast<int>(tiles * (split + 1) / splits);
+    newest = split == splits - 1;
+    appends = newest && part == 0;
+  }
+};
+
+template <class A, class G>
+__device__ __forceinline__ void load_attention(Loader<G>& loader, Instruction in) {
+  constexpr int CHUNK_TILES = G::chunk_bytes / A::TILE_BYTES;
+  static_assert(CHUNK_TILES >= 1, "a tile does not fit a chunk");
+  const Context<G>& context = loader.context;
+  const Params& p = context.params;
+  const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
+  const int layer = in[isa::attention::LAYER], splits = in[isa::attention::SPLITS];
+  if (context.lane != 0) return;
+  for (int i = 0; i < count; i++) {
+    const AttentionUnit<A> unit(begin + i * stride, splits, context.position());
+    if (unit.newest && context.step > 0) loader.acquire_kv(p.kv_ready + layer * A::KV_HEADS + unit.kv_head, context.epoch() - 1);
+    const unsigned char* head = p.kv + layer * p.kv_layer_stride + unit.kv_head * p.kv_head_stride;
+    for (int t = unit.first_tile; t < unit.last_tile; t += CHUNK_TILES)
+      loader.load(head + static_cast<i64>(t) * A::TILE_BYTES, min(CHUNK_TILES, unit.last_tile - t) * A::TILE_BYTES);
+  }
+}
+
+// Two pairs of neighbouring values of a head: dims (2i, 2i + 1) and (2i + D/2, 2i + 1 + D/2).
+struct HeadQuad {
+  u32 low, high;
+};
+
+// This lane's part of a head of the qkv vector.
+template <int D, class G>
+__device__ __forceinline__ HeadQuad fetch_head(const Context<G>& context, const u64* words, int i) {
+  const u32 epoch = context.epoch();
+  HeadQuad quad;
+  quad.low = wait_word(context, words + i, epoch, Wait::QKV, i);
+  quad.high = wait_word(context, words + i + D / 4, epoch, Wait::QKV, i + D / 4);
+  return quad;
+}
+
+// Rotates dims (d, d + D/2) by the angle of the position (RoPE; the half-rotation of GPT-NeoX).
+__device__ __forceinline__ HeadQuad rotate(HeadQuad x, float4 cos_sin) {
+  const float a0 = ptx::low_bf16(x.low), a1 = ptx::high_bf16(x.low), b0 = ptx::low_bf16(x.high), b1 = ptx::high_bf16(x.high);
+  const float c0 = cos_sin.x, s0 = cos_sin.y, c1 = cos_sin.z, s1 = cos_sin.w;
+  return {ptx::pack_bf16(a0 * c0 - b0 * s0, a1 * c1 - b1 * s1), ptx::pack_bf16(b0 * c0 + a0 * s0, b1 * c1 + a1 * s1)};
+}
+
+// Fetches the new token's heads, one head a warp: rotated queries to shared memory, key and value there and to the cache.
+template <class A, class G>
+__device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const AttentionUnit<A>& unit, const u64* qkv, int layer) {
+  constexpr int D = A::D, QUADS = D / 4;
+  const Context<G>& context = consumer.context;
+  const Params& p = context.params;
+  auto& shared = context.shared.attention;
+  const int position = context.position(), slot = position % tile::TILE_POSITIONS;
+  auto* cache = reinterpret_cast<u16*>(p.kv + layer * p.kv_layer_stride + unit.kv_head * p.kv_head_stride +
+                                       static_cast<i64>(position / tile::TILE_POSITIONS) * A::TILE_BYTES);
+  const auto* rope = reinterpret_cast<const float4*>(p.rope + static_cast<i64>(position) * (D / 2));
+  const int items = unit.heads + (unit.newest ? 2 : 0);
+  for (int item = context.warp; item < items; item += CONSUMER_WARPS) {
+    const bool is_query = item < unit.heads, is_key = item == unit.heads;
+    const int head = is_query ? unit.head + item : A::HEADS + (is_key ? 0 : A::KV_HEADS) + unit.kv_head;
+    u32* target = reinterpret_cast<u32*>(is_query ? shared.query + item * AttentionShared<G>::QUERY_STRIDE : is_key ? shared.new_key : shared.new_value);
+#pragma unroll
+    for (int i = context.lane; i < QUADS; i += WARP_LANES) {
+      const float4 cos_sin = rope[i];
+      HeadQuad x = fetch_head<D>(context, qkv + head * (D / 2), i);
+      if (is_query || is_key) x = rotate(x, cos_sin);
+      target[i] = x.low;
+      target[i + QUADS] = x.high;
+      if (unit.appends && is_key) {
+        *reinterpret_cast<u32*>(cache + tile::key_offset<D>(slot, 2 * i)) = x.low;
+        *reinterpret_cast<u32*>(cache + tile::key_offset<D>(slot, 2 * i + D / 2)) = x.high;
+      } else if (unit.appends && !is_query) {
+        cache[tile::value_offset<D>(slot, 2 * i)] = static_cast<u16>(x.low);
+        cache[tile::value_offset<D>(slot, 2 * i + 1)] = static_cast<u16>(x.low >> 16);
+        cache[tile::value_offset<D>(slot, 2 * i + D / 2)] = static_cast<u16>(x.high);
+        cache[tile::value_offset<D>(slot, 2 * i + 1 + D / 2)] = static_cast<u16>(x.high >> 16);
+      }
+    }
+    if (unit.appends && !is_query) ptx::fence_proxy_async_global();
+  }
+}
+
+// The new token's scores against itself, one head a warp.
+template <class A, class G>
+__device__ __forceinline__ void score_new_token(const Consumer<G>& consumer, const AttentionUnit<A>& unit) {
+  auto& shared = consumer.context.shared.attention;
+  const int lane = consumer.context.lane;
+  for (int head = consumer.context.warp; head < unit.heads; head += CONSUMER_WARPS) {
+    const auto* q = reinterpret_cast<const u32*>(shared.query + head * AttentionShared<G>::QUERY_STRIDE);
+    const auto* k = reinterpret_cast<const u32*>(shared.new_key);
+    float score = 0;
+    for (int i = lane; i < A::D / 2; i += WARP_LANES)
+      score += ptx::low_bf16(q[i]) * ptx::low_bf16(k[i]) + ptx::high_bf16(q[i]) * ptx::high_bf16(k[i]);
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) score += __shfl_xor_sync(ALL_LANES, score, distance);
+    if (lane == 0) shared.new_score[head] = score * G::score_scale;
+  }
+}
+
+// Attention over the old tiles. Leaves this warp's sums in its slice as fp32 [heads][PART_DIMS], its softmax state in shared.
+template <class A, class G>
+__device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const AttentionUnit<A>& unit) {
+  constexpr int D = A::D, DIMS = A::PART_DIMS, CHUNK_TILES = G::chunk_bytes / A::TILE_BYTES;
+  const Context<G>& context = consumer.context;
+  auto& shared = context.shared.attention;
+  const int lane = context.lane, position = context.position();
+  const tile::QueryFragment<D> query(shared.query, AttentionShared<G>::QUERY_STRIDE, lane);
+  tile::AttentionAccumulator<D, DIMS> accumulator;
+  const int first_dim = context.warp / A::TILE_WARPS * DIMS;
+  for (int first = unit.first_tile; first < unit.last_tile; first += CHUNK_TILES) {
+    const unsigned char* chunk = consumer.acquire_chunk();
+    for (int t = first; t < min(first + CHUNK_TILES, unit.last_tile); t++) {
+      if ((t - unit.first_tile) % A::TILE_WARPS != context.warp % A::TILE_WARPS) continue;
+      const int valid = min(tile::TILE_POSITIONS, position - t * tile::TILE_POSITIONS);
+      accumulator.add_tile(query, chunk + (t - first) * A::TILE_BYTES, first_dim, valid, G::score_scale, lane);
+    }
+    consumer.release_chunk();
+  }
+  const float sum = accumulator.total();
+  const int head = lane / 4;
+  if (head < unit.heads) {
+    if (lane % 4 == 0) shared.state[context.warp][head] = {accumulator.maximum, sum};
+    auto* sums = reinterpret_cast<float2*>(consumer.slice) + head * (DIMS / 2) + lane % 4;
+#pragma unroll
+    for (int n = 0; n < DIMS / 8; n++) sums[n * 4] = make_float2(accumulator.output[n][0], accumulator.output[n][1]);
+  }
+}
+
+// Merges the warps' sums and the new token; every thread takes some pairs of dims and publishes them.
+template <class A, class G>
+__device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const AttentionUnit<A>& unit, u64* output) {
+  constexpr int D = A::D, PAIRS = D / 2;
+  const Context<G>& context = consumer.context;
+  const auto& shared = context.shared.attention;
+  const u32 epoch = context.epoch();
+  const float* first_slice = reinterpret_cast<const float*>(consumer.slice - context.warp * G::slice_bytes);
+  for (int i = consumer.thread(); i < unit.heads * PAIRS; i += CONSUMER_WARPS * WARP_LANES) {
+    const int head = i / PAIRS, pair = i % PAIRS;
+    const int part = 2 * pair / A::PART_DIMS, first_warp = part * A::TILE_WARPS;
+    float maximum = unit.newest ? shared.new_score[head] : -__builtin_huge_valf();
+#pragma unroll
+    for (int w = 0; w < A::TILE_WARPS; w++) maximum = fmaxf(maximum, shared.state[first_warp + w][head].maximum);
+    float sum = 0, low = 0, high = 0;
+    if (unit.newest) {
+      const u32 v = reinterpret_cast<const u32*>(shared.new_value)[pair];
+      sum = ptx::exp2_approx(shared.new_score[head] - maximum);
+      low = sum * ptx::low_bf16(v), high = sum * ptx::high_bf16(v);
+    }
+#pragma unroll
+    for (int w = first_warp; w < first_warp + A::TILE_WARPS; w++) {
+      const SoftmaxState state = shared.state[w][head];
+      if (state.sum == 0) continue;  // this warp had no tile
+      const float weight = ptx::exp2_approx(state.maximum - maximum);
+      const float2 s = *reinterpret_cast<const float2*>(first_slice + w * (G::slice_bytes / 4) + head * A::PART_DIMS + 2 * pair % A::PART_DIMS);
+      sum += weight * state.sum;
+      low += weight * s.x;
+      high += weight * s.y;
+    }
+    if constexpr (A::PARTIAL) {
+      u64* words = output + (unit.split * A::HEADS + unit.head + head) * A::PARTIAL_SIZE;
+      ptx::store_relaxed_gpu(words + 2 * pair, make_word(__float_as_uint(low), epoch));
+      ptx::store_relaxed_gpu(words + 2 * pair + 1, make_word(__float_as_uint(high), epoch));
+      if (pair == 0) {
+        ptx::store_relaxed_gpu(words + D, make_word(__float_as_uint(maximum), epoch));
+        ptx::store_relaxed_gpu(words + D + 1, make_word(__float_as_uint(sum), epoch));
+      }
+    } else {
+      const u64 word = make_word(ptx::pack_bf16(low / sum, high / sum), epoch);
+#pragma unroll
+      for (int copy = 0; copy < A::OUTPUT_COPIES; copy++) ptx::store_relaxed_gpu(output + copy * A::OUTPUT_STRIDE + (unit.head + head) * PAIRS + pair, word);
+    }
+  }
+}
+
+template <class A, class G>
+__device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruction in) {
+  const Context<G>& context = consumer.context;
+  const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
+  const int layer = in[isa::attention::LAYER], splits = in[isa::attention::SPLITS];
+  const u64* qkv = context.params.words + in[isa::attention::INPUT];
+  u64* output = context.params.words + in[isa::attention::OUTPUT];
+  for (int i = 0; i < count; i++) {
+    const AttentionUnit<A> unit(begin + i * stride, splits, context.position());
+    attention_prologue(consumer, unit, qkv, layer);
+    consumer.meet();
+    if (unit.appends) consumer.report_append();
+    if (unit.newest) score_new_token(consumer, unit);
+    attend_old_tiles(consumer, unit);
+    consumer.meet();
+    merge_warps(consumer, unit, output);
+    consumer.meet();  // slices and shared state may be overwritten from here on
+  }
+}
+
+// The consumers publish; what is left is to tell the loaders of the next step that the cache has grown.
+template <class A, class G>
+__device__ __forceinline__ void store_attention(Storer<G>& storer, Instruction in) {
+  const Context<G>& context = storer.context;
+  const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
+  const int layer = in[isa::attention::LAYER], splits = in[isa::attention::SPLITS];
+  for (int i = 0; i < count; i++) {
+    const AttentionUnit<A> unit(begin + i * stride, splits, context.position());
+    if (unit.appends) storer.release_kv(context.params.kv_ready + layer * A::KV_HEADS + unit.kv_head);
+  }
+}
+
+}  // namespace jitmk::vm

@@ -1,0 +1,69 @@
+// The prologue of a matvec: a consumer warp fetches its slice of the input vector by polling the words themselves.
+#pragma once
+#include "jitmk/ptx/convert.cuh"
+#include "jitmk/vm/roles.cuh"
+
+namespace jitmk::vm {
+
+// The slice of M's input that belongs to this warp, as bf16 in shared memory, multiplied with the norm's weight if
+// M has one. Returns this lane's share of the sum of squares (before that weight).
+//
+// Two words (4 values) are one load, and all loads of a group are in flight before the first is looked at: the wait
+// for an activation is the critical path of a step.
+template <class M, class G>
+__device__ __forceinline__ float fetch_input(Consumer<G>& consumer, const u64* words, const float* norm) {
+  constexpr int PAIRS = M::SLICE_COLUMNS / 4;  // of words, in a slice
+  constexpr int PER_LANE = (PAIRS + WARP_LANES - 1) / WARP_LANES;
+  constexpr int GROUP = PER_LANE <= 8 ? PER_LANE : (PER_LANE + 1) / 2 <= 8 ? (PER_LANE + 1) / 2 : 8;
+  const Context<G>& context = consumer.context;
+  const int first = context.warp * PAIRS + context.lane;  // pair index in the vector
+  const u32 epoch = context.epoch();
+  auto* slice = reinterpret_cast<uint2*>(consumer.slice);
+  float square_sum = 0;
+#pragma unroll
+  for (int g = 0; g < PER_LANE; g += GROUP) {
+    float4 weight[GROUP];
+    if constexpr (M::NORM) {
+#pragma unroll
+      for (int i = 0; i < GROUP; i++) {
+        const int pair = first + (g + i) * WARP_LANES;
+        weight[i] = pair * 4 < M::COLUMNS ? reinterpret_cast<const float4*>(norm)[pair] : make_float4(0, 0, 0, 0);
+      }
+    }
+    ptx::Pair64 w[GROUP];
+    Watchdog<G> watchdog(context, Wait::INPUT, first + g * WARP_LANES, epoch);
+    while (true) {
+      bool ready = true;
+      u32 seen = epoch;
+#pragma unroll
+      for (int i = 0; i < GROUP; i++) {
+        const int local = context.lane + (g + i) * WARP_LANES, pair = context.warp * PAIRS + local;
+        // Past the slice or the vector there is nothing to wait for: zeros that carry the epoch.
+        w[i] = {make_word(0, epoch), make_word(0, epoch)};
+        if (local < PAIRS && pair * 4 < M::COLUMNS) w[i] = ptx::load_relaxed_gpu_pair(words + 2 * pair);
+      }
+#pragma unroll
+      for (int i = 0; i < GROUP; i++) {
+        if (word_epoch(w[i].x) != epoch) ready = false, seen = word_epoch(w[i].x);
+        if (word_epoch(w[i].y) != epoch) ready = false, seen = word_epoch(w[i].y);
+      }
+      if (ready) break;
+      watchdog.check(seen);
+    }
+#pragma unroll
+    for (int i = 0; i < GROUP; i++) {
+      const int local = context.lane + (g + i) * WARP_LANES;
+      uint2 x = make_uint2(word_payload(w[i].x), word_payload(w[i].y));
+      if constexpr (M::NORM) {
+        const float a = ptx::low_bf16(x.x), b = ptx::high_bf16(x.x), c = ptx::low_bf16(x.y), d = ptx::high_bf16(x.y);
+        square_sum += a * a + b * b + c * c + d * d;
+        x = make_uint2(ptx::pack_bf16(a * weight[i].x, b * weight[i].y), ptx::pack_bf16(c * weight[i].z, d * weight[i].w));
+      }
+      if (local < PAIRS) slice[local] = x;
+    }
+  }
+  __syncwarp();
+  return square_sum;
+}
+
+}  // namespace jitmk::vm

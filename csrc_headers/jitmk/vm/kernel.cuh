@@ -1,0 +1,79 @@
+// The megakernel's frame: sets up a CTA, hands each warp its role, and walks the queue once a step.
+#pragma once
+#include "jitmk/vm/attention.cuh"
+#include "jitmk/vm/attention_reduce.cuh"
+#include "jitmk/vm/embed.cuh"
+#include "jitmk/vm/matvec.cuh"
+#include "jitmk/vm/sample.cuh"
+
+namespace jitmk::vm {
+
+// The token that step `step` reads: given by the host, or made by the step before. Negative: there is no such step.
+// A newer word than expected can only mean that this SM had no part in the step between, and then any token will do.
+template <class G>
+__device__ __forceinline__ int await_token(const Context<G>& context) {
+  const Params& p = context.params;
+  if (context.step == 0 && p.first_token >= 0) return p.first_token;
+  const u32 expected = context.epoch() - 1;
+  const u64* word = p.token_words + context.sm();
+  u64 w = ptx::load_relaxed_gpu(word);
+  Watchdog<G> watchdog(context, Wait::TOKEN, 0, expected);
+  while (static_cast<int>(word_epoch(w) - expected) < 0) {
+    watchdog.check(word_epoch(w));
+    w = ptx::load_relaxed_gpu(word);
+  }
+  if (word_payload(w) & STOP_BIT) return -1;
+  return p.forced_tokens != nullptr ? p.forced_tokens[context.step] : static_cast<int>(word_payload(w));
+}
+
+// Calls `execute` for every instruction of a queue. The next instruction is on its way while this one runs.
+template <class G, class Execute>
+__device__ __forceinline__ void walk_queue(Context<G>& context, Execute execute) {
+  const Params& p = context.params;
+  const int* queue = p.instructions + static_cast<i64>(context.sm()) * p.queue_length * isa::INSTRUCTION_WORDS + context.lane;
+  Instruction current{queue[0]};
+  for (int i = 0; current.variant() != isa::END_VARIANT; i++) {
+    const Instruction next{queue[static_cast<i64>(i + 1) * isa::INSTRUCTION_WORDS]};
+    context.instruction = i;
+    execute(current);
+    current = next;
+  }
+}
+
+// Ops gives load, consume and store: the switch over the kernel's variants.
+template <class G, class Ops>
+__device__ __forceinline__ void run(const Params& params, unsigned char* base) {
+  using Shared = typename G::Shared;
+  Shared& shared = Shared::fixed(base);
+  const int warp = threadIdx.x / WARP_LANES;
+  if (threadIdx.x == 0) shared.initialise();
+  __syncthreads();
+  const Context<G> context{params, shared, warp, static_cast<int>(threadIdx.x) % WARP_LANES};
+  if (warp == LOADER_WARP) {
+    Loader<G> loader(context, base);
+    for (; loader.context.step < params.steps; loader.context.step++)
+      walk_queue(loader.context, [&](Instruction in) {
+        Ops::load(loader, in);
+        __syncwarp();
+      });
+    if (loader.context.lane == 0) loader.drain();
+  } else if (warp == STORER_WARP) {
+    Storer<G> storer(context);
+    for (; storer.context.step < params.steps; storer.context.step++) {
+      storer.token = await_token(storer.context);
+      if (storer.token < 0) break;
+      walk_queue(storer.context, [&](Instruction in) { Ops::store(storer, in); });
+    }
+  } else {
+    Consumer<G> consumer(context, base);
+    for (; consumer.context.step < params.steps; consumer.context.step++) {
+      if (await_token(consumer.context) < 0) {
+        if (consumer.context.lane == 0) *const_cast<volatile u32*>(&shared.stopped) = 1;
+        break;
+      }
+      walk_queue(consumer.context, [&](Instruction in) { Ops::consume(consumer, in); });
+    }
+  }
+}
+
+}  // namespace jitmk::vm

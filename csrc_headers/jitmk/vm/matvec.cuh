@@ -1,0 +1,154 @@
+// MATVEC: y = epilogue(W prologue(x)).
+#pragma once
+#include "jitmk/ptx/mma.cuh"
+#include "jitmk/vm/candidate.cuh"
+#include "jitmk/vm/input.cuh"
+
+namespace jitmk::vm {
+
+enum class Epilogue { STORE, RESIDUAL, GATED, LOGITS };
+
+// The shape of one matvec. BLOCKS: 32-column blocks in a warp's slice; CHUNKS: chunks of a unit.
+template <int ROWS_, int COLUMNS_, int BLOCKS_, int CHUNKS_, Epilogue EPILOGUE_, bool NORM_, bool BIAS_, int INPUT_COPIES_, int OUTPUT_COPIES_>
+struct Matvec {
+  static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, BLOCKS = BLOCKS_, CHUNKS = CHUNKS_;
+  static constexpr Epilogue EPILOGUE = EPILOGUE_;
+  static constexpr bool NORM = NORM_, BIAS = BIAS_;
+  static constexpr int INPUT_COPIES = INPUT_COPIES_, OUTPUT_COPIES = OUTPUT_COPIES_;
+  static constexpr int SLICE_COLUMNS = BLOCKS * isa::BLOCK_COLUMNS;
+  static constexpr int UNIT_BYTES = BLOCKS * CONSUMER_WARPS * isa::BLOCK_BYTES;
+  static constexpr int INPUT_STRIDE = isa::copy_stride((COLUMNS + 1) / 2);
+  static constexpr int OUTPUT_STRIDE = isa::copy_stride(EPILOGUE == Epilogue::GATED ? ROWS / 4 : (ROWS + 1) / 2);
+  static_assert(COLUMNS % 16 == 0, "columns must be a multiple of 16");
+  static_assert(OUTPUT_COPIES <= 4, "a warp publishes at most four copies at once");
+
+  __device__ static constexpr int first_block(int chunk) { return BLOCKS * chunk / CHUNKS; }
+  __device__ static constexpr int chunk_blocks(int chunk) { return first_block(chunk + 1) - first_block(chunk); }
+};
+
+template <class M, class G>
+__device__ __forceinline__ void load_matvec(Loader<G>& loader, Instruction in) {
+  const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
+  const unsigned char* weights = loader.context.params.weights + static_cast<i64>(in[isa::matvec::WEIGHTS]) * isa::GRAIN_BYTES;
+  if (loader.context.lane != 0) return;
+  for (int i = 0; i < count; i++) {
+    const unsigned char* from = weights + static_cast<i64>(begin + i * stride) * M::UNIT_BYTES;
+    for (int c = 0; c < M::CHUNKS; c++) {
+      const int bytes = M::chunk_blocks(c) * CONSUMER_WARPS * isa::BLOCK_BYTES;
+      loader.load(from, bytes);
+      from += bytes;
+    }
+  }
+}
+
+template <class M, class G>
+__device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instruction in) {
+  const Context<G>& context = consumer.context;
+  const int count = in[isa::UNIT_COUNT];
+  const int copy = M::INPUT_COPIES > 1 ? context.sm() % M::INPUT_COPIES : 0;
+  const u64* input = context.params.words + in[isa::matvec::INPUT] + copy * M::INPUT_STRIDE;
+  const float* norm = M::NORM ? context.params.constants + in[isa::matvec::NORM] : nullptr;
+  float square_sum = fetch_input<M>(consumer, input, norm);
+  if constexpr (M::NORM) {
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) square_sum += __shfl_xor_sync(ALL_LANES, square_sum, distance);
+  }
+  const auto* x_lane = reinterpret_cast<const uint4*>(consumer.slice) + context.lane % 4;
+  for (int u = 0; u < count; u++) {
+    float even[4] = {0, 0, 0, 0}, odd[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (int c = 0; c < M::CHUNKS; c++) {
+      constexpr int MAX_BLOCKS = (M::BLOCKS + M::CHUNKS - 1) / M::CHUNKS;
+      uint4 x[MAX_BLOCKS], w[MAX_BLOCKS];
+#pragma unroll
+      for (int b = 0; b < M::chunk_blocks(c); b++) x[b] = x_lane[(M::first_block(c) + b) * 4];
+      const auto* weights = reinterpret_cast<const uint4*>(consumer.acquire_chunk()) + context.warp * M::chunk_blocks(c) * WARP_LANES + context.lane;
+#pragma unroll
+      for (int b = 0; b < M::chunk_blocks(c); b++) w[b] = weights[b * WARP_LANES];
+#pragma unroll
+      for (int b = 0; b < M::chunk_blocks(c); b++) {
+        ptx::mma_m8n8k16(even, x[b].x, x[b].y, w[b].x, w[b].y);
+        ptx::mma_m8n8k16(odd, x[b].z, x[b].w, w[b].z, w[b].w);
+      }
+      consumer.release_chunk();
+    }
+    Partial& partial = consumer.acquire_partial();
+    if (context.lane < 4) *reinterpret_cast<float2*>(&partial.row[context.lane * 2]) = make_float2(even[0] + odd[0], even[1] + odd[1]);
+    if (M::NORM && context.lane == 4) partial.square_sum = square_sum;
+    consumer.release_partial();
+  }
+}
+
+// The copies of the word that holds rows (2i, 2i+1) of a vector: lanes 8c..8c+7 hold a unit for copy c.
+template <class M>
+__device__ __forceinline__ void publish_pair(u64* output, int lane, int word, float low, float high, u32 epoch) {
+  const int copy = lane / UNIT_ROWS;
+  if (copy < M::OUTPUT_COPIES) ptx::store_relaxed_gpu(output + copy * M::OUTPUT_STRIDE + word, make_word(ptx::pack_bf16(low, high), epoch));
+}
+
+template <class M, class G>
+__device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) {
+  const Context<G>& context = storer.context;
+  const Params& p = context.params;
+  const int lane = context.lane, row = lane % UNIT_ROWS, share = lane / UNIT_ROWS;
+  const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
+  u64* output = p.words + in[isa::matvec::OUTPUT];
+  const u32 epoch = context.epoch();
+  const float* bias = M::BIAS ? p.constants + in[isa::matvec::BIAS] : nullptr;
+  const u64* residual_in = nullptr;
+  u64* residual_out = nullptr;
+  if constexpr (M::EPILOGUE == Epilogue::RESIDUAL) {
+    residual_in = p.words + in[isa::matvec::RESIDUAL_IN];
+    residual_out = p.words + in[isa::matvec::RESIDUAL_OUT];
+  }
+  Candidate best;
+  float scale = 1;
+  for (int i = 0; i < count; i++) {
+    const int unit = begin + i * stride, global_row = unit * UNIT_ROWS + row;
+    const bool inside = M::ROWS % UNIT_ROWS == 0 || global_row < M::ROWS;
+    float addend = M::BIAS && inside ? bias[global_row] : 0.0f;
+    float residual = 0;
+    if constexpr (M::EPILOGUE == Epilogue::RESIDUAL) {
+      if (inside) residual = __uint_as_float(wait_word(context, residual_in + global_row, epoch, Wait::RESIDUAL, global_row));
+    }
+    float noise = 0;
+    if constexpr (M::EPILOGUE == Epilogue::LOGITS) noise = gumbel_of_row(p, context.position() + 1, unit, row);
+    const Partial* partials = storer.acquire_partials();
+    float y = partials[share].row[row] + partials[share + 4].row[row];
+    if (M::NORM && i == 0) {
+      float square_sum = partials[row].square_sum;
+#pragma unroll
+      for (int distance = 4; distance > 0; distance /= 2) square_sum += __shfl_xor_sync(ALL_LANES, square_sum, distance);
+      scale = 1.0f / sqrtf(square_sum * (1.0f / M::COLUMNS) + G::norm_eps);
+    }
+    y += __shfl_xor_sync(ALL_LANES, y, 8);
+    y += __shfl_xor_sync(ALL_LANES, y, 16);
+    y = y * scale + addend;
+    if constexpr (M::EPILOGUE == Epilogue::STORE) {
+      const float next = __shfl_down_sync(ALL_LANES, y, 1);
+      if (inside && row % 2 == 0) publish_pair<M>(output, lane, global_row / 2, y, next, epoch);
+    } else if constexpr (M::EPILOGUE == Epilogue::RESIDUAL) {
+      y += residual;
+      const float next = __shfl_down_sync(ALL_LANES, y, 1);
+      if (inside && row % 2 == 0) publish_pair<M>(output, lane, global_row / 2, y, next, epoch);
+      if (inside && share == 3) ptx::store_relaxed_gpu(residual_out + global_row, make_word(__float_as_uint(y), epoch));
+    } else if constexpr (M::EPILOGUE == Epilogue::GATED) {
+      const float up = __shfl_down_sync(ALL_LANES, y, 1);
+      const float activated = G::activate(y) * up;
+      const float next = __shfl_down_sync(ALL_LANES, activated, 2);
+      if (inside && row % 4 == 0) publish_pair<M>(output, lane, global_row / 4, activated, next, epoch);
+    } else {
+      if (inside && share == 0 && p.logits != nullptr) p.logits[static_cast<i64>(context.step) * M::ROWS + global_row] = y;
+      if (inside) best.offer(y * p.inverse_temperature + noise, global_row);
+    }
+    storer.release_partials();
+  }
+  if constexpr (M::EPILOGUE == Epilogue::LOGITS) {
+    best.reduce<UNIT_ROWS>();
+    const int word = 2 * in[isa::matvec::CANDIDATE];
+    if (lane == 0) ptx::store_relaxed_gpu(output + word, make_word(__float_as_uint(best.key), epoch));
+    if (lane == 1) ptx::store_relaxed_gpu(output + word + 1, make_word(best.token, epoch));
+  }
+}
+
+}  // namespace jitmk::vm

@@ -1,0 +1,177 @@
+// The three roles of a CTA. Each walks the same queue; they meet only at barriers in shared memory.
+#pragma once
+#include "jitmk/ptx/bulk_copy.cuh"
+#include "jitmk/vm/shared.cuh"
+
+namespace jitmk::vm {
+
+// Waits until every chunk that was asked for has landed: bulk copies must not reach a CTA that is gone. By value, so
+// that the loader's own cursors stay in registers.
+template <int RING_CHUNKS>
+__device__ __noinline__ void drain_ring(ptx::Barrier* chunk_full, Cursor<RING_CHUNKS> next, int issued) {
+  for (int i = 0; i < RING_CHUNKS && i < issued; i++) {
+    next.parity ^= next.slot == 0;
+    next.slot = next.slot == 0 ? RING_CHUNKS - 1 : next.slot - 1;
+    while (!ptx::mbarrier_try_wait(&chunk_full[next.slot], next.parity)) {
+    }
+  }
+}
+
+// Streams chunks into the ring, ahead of everyone; one lane. It never waits for activations.
+template <class G>
+class Loader {
+ public:
+  using Shared = typename G::Shared;
+  Context<G> context;
+
+  __device__ Loader(const Context<G>& c, unsigned char* base)
+      : context(c),
+        ring_(Shared::ring(base)),
+        policy_(ptx::evict_first_policy()),
+        window_(c.params.window < Shared::RING_CHUNKS ? c.params.window : Shared::RING_CHUNKS) {}
+
+  __device__ __forceinline__ void load(const unsigned char* from, int bytes) {
+    Shared& s = context.shared;
+    // A fresh barrier's "previous" phase counts as complete, so the first round does not wait.
+    wait(&s.chunk_empty[next_.slot], next_.parity ^ 1, Wait::RING_EMPTY, next_.slot);
+    // Throttle: a load in flight is a load that the small latency-bound reads queue behind.
+    if (issued_ >= window_) {
+      wait(&s.chunk_full[oldest_.slot], oldest_.parity, Wait::RING_FULL, oldest_.slot);
+      oldest_.advance();
+    }
+    ptx::mbarrier_arrive_expect(&s.chunk_full[next_.slot], bytes);
+    ptx::bulk_load(ring_ + next_.slot * G::chunk_bytes, from, bytes, &s.chunk_full[next_.slot], policy_);
+    next_.advance();
+    issued_++;
+  }
+
+  // The step before appended to this part of the cache: acquire it before a bulk copy reads it.
+  __device__ __forceinline__ void acquire_kv(const u32* flag, u32 epoch) {
+    u32 seen = ptx::load_acquire_gpu(flag);
+    Watchdog<G> watchdog(context, Wait::KV_READY, 0, epoch);
+    while (seen != epoch) {
+      if (watchdog.must_leave(seen) || stopped()) leave();
+      seen = ptx::load_acquire_gpu(flag);
+    }
+    ptx::fence_proxy_async_global();
+  }
+
+  __device__ __forceinline__ void drain() { drain_ring(context.shared.chunk_full, next_, issued_); }
+
+ private:
+  __device__ __forceinline__ void leave() {
+    drain();
+    ptx::exit_thread();
+  }
+
+  __device__ __forceinline__ bool stopped() const { return *const_cast<const volatile u32*>(&context.shared.stopped) != 0; }
+
+  __device__ __forceinline__ void wait(ptx::Barrier* barrier, u32 parity, Wait what, u32 index) {
+    if (ptx::mbarrier_try_wait(barrier, parity)) return;
+    Watchdog<G> watchdog(context, what, index, parity);
+    while (!ptx::mbarrier_try_wait(barrier, parity))
+      if (watchdog.must_leave(parity ^ 1) || stopped()) leave();
+  }
+
+  unsigned char* ring_;
+  u64 policy_;
+  int window_;
+  Cursor<Shared::RING_CHUNKS> next_, oldest_;
+  int issued_ = 0;
+};
+
+// A consumer warp: turns chunks into partial sums.
+template <class G>
+class Consumer {
+ public:
+  using Shared = typename G::Shared;
+  Context<G> context;
+  unsigned char* slice;  // this warp's
+
+  __device__ Consumer(const Context<G>& c, unsigned char* base)
+      : context(c), slice(Shared::slices(base) + c.warp * G::slice_bytes), ring_(Shared::ring(base)) {}
+
+  // The next chunk of the ring, once it has landed.
+  __device__ __forceinline__ const unsigned char* acquire_chunk() {
+    wait_barrier(context, &context.shared.chunk_full[chunk_.slot], chunk_.parity, Wait::RING_FULL, chunk_.slot);
+    return ring_ + chunk_.slot * G::chunk_bytes;
+  }
+
+  __device__ __forceinline__ void release_chunk() {
+    __syncwarp();
+    if (context.lane == 0) ptx::mbarrier_arrive(&context.shared.chunk_empty[chunk_.slot]);
+    chunk_.advance();
+  }
+
+  // A free slot for the partial sums of a unit.
+  __device__ __forceinline__ Partial& acquire_partial() {
+    wait_barrier(context, &context.shared.partial_empty[partial_.slot], partial_.parity ^ 1, Wait::PARTIAL_EMPTY, partial_.slot);
+    return context.shared.partial[partial_.slot][context.warp];
+  }
+
+  __device__ __forceinline__ void release_partial() {
+    __syncwarp();
+    if (context.lane == 0) ptx::mbarrier_arrive(&context.shared.partial_full[partial_.slot]);
+    partial_.advance();
+  }
+
+  // Tells the storer that this warp has done its part of an append to the cache.
+  __device__ __forceinline__ void report_append() {
+    acquire_partial();
+    release_partial();
+  }
+
+  // Waits for the other consumer warps; what they wrote to shared memory before is visible after.
+  __device__ __forceinline__ void meet() {
+    __syncwarp();
+    if (context.lane == 0) ptx::mbarrier_arrive(&context.shared.consumers);
+    wait_barrier(context, &context.shared.consumers, meetings_, Wait::CONSUMERS, 0);
+    meetings_ ^= 1;
+  }
+
+  __device__ __forceinline__ int thread() const { return context.warp * WARP_LANES + context.lane; }
+
+ private:
+  unsigned char* ring_;
+  Cursor<Shared::RING_CHUNKS> chunk_;
+  Cursor<PARTIAL_SLOTS> partial_;
+  u32 meetings_ = 0;
+};
+
+// The storer warp: adds the warps' partial sums, applies the epilogue, publishes the words.
+template <class G>
+class Storer {
+ public:
+  using Shared = typename G::Shared;
+  Context<G> context;
+  int token = 0;  // this step's
+
+  __device__ explicit Storer(const Context<G>& c) : context(c) {}
+
+  __device__ __forceinline__ const Partial* acquire_partials() {
+    wait_barrier(context, &context.shared.partial_full[partial_.slot], partial_.parity, Wait::PARTIAL_FULL, partial_.slot);
+    return context.shared.partial[partial_.slot];
+  }
+
+  __device__ __forceinline__ void release_partials() {
+    __syncwarp();
+    if (context.lane == 0) ptx::mbarrier_arrive(&context.shared.partial_empty[partial_.slot]);
+    partial_.advance();
+  }
+
+  // The consumers have appended this step's key and value, and arrive as if with a unit: the next step's loaders are told.
+  __device__ __forceinline__ void release_kv(u32* flag) {
+    acquire_partials();
+    if (context.lane == 0) {
+      ptx::fence_proxy_async_global();
+      ptx::fence_gpu();
+      ptx::store_relaxed_gpu(flag, context.epoch());
+    }
+    release_partials();
+  }
+
+ private:
+  Cursor<PARTIAL_SLOTS> partial_;
+};
+
+}  // namespace jitmk::vm

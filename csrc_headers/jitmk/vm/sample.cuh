@@ -1,0 +1,55 @@
+// SAMPLE: the best of the LM head's candidates is the next token; every SM and the host are told.
+#pragma once
+#include "jitmk/vm/candidate.cuh"
+#include "jitmk/vm/roles.cuh"
+
+namespace jitmk::vm {
+
+// The payload of a token word: the token, and whether generation ends with it.
+constexpr u32 STOP_BIT = 0x80000000u;
+
+template <class G>
+__device__ __forceinline__ void consume_sample(Consumer<G>& consumer, Instruction in) {
+  constexpr int BATCH = 4;  // candidates in flight per lane
+  const Context<G>& context = consumer.context;
+  const Params& p = context.params;
+  const u64* input = p.words + in[isa::sample::INPUT];
+  const int candidates = in[isa::sample::CANDIDATES];
+  if (context.warp != 0) return;
+  const u32 epoch = context.epoch();
+  const int lane = context.lane;
+  Candidate best;
+  for (int first = lane; first < candidates; first += BATCH * WARP_LANES) {
+    ptx::Pair64 w[BATCH];
+    Watchdog<G> watchdog(context, Wait::CANDIDATE, first, epoch);
+    while (true) {
+      u32 seen = epoch;
+#pragma unroll
+      for (int b = 0; b < BATCH; b++) {
+        const int c = first + b * WARP_LANES;
+        w[b] = {make_word(0xff800000u, epoch), make_word(0x7fffffff, epoch)};  // -inf: no candidate
+        if (c < candidates) w[b] = ptx::load_relaxed_gpu_pair(input + 2 * c);
+      }
+#pragma unroll
+      for (int b = 0; b < BATCH; b++) {
+        if (word_epoch(w[b].x) != epoch) seen = word_epoch(w[b].x);
+        if (word_epoch(w[b].y) != epoch) seen = word_epoch(w[b].y);
+      }
+      if (seen == epoch) break;
+      watchdog.check(seen);
+    }
+#pragma unroll
+    for (int b = 0; b < BATCH; b++) best.offer(__uint_as_float(word_payload(w[b].x)), static_cast<int>(word_payload(w[b].y)));
+  }
+  __syncwarp();
+  best.reduce<WARP_LANES>();
+  // No logit was a number above -inf: the host is told by a token that cannot be.
+  u32 payload = best.token;
+  bool stop = best.token == 0x7fffffff;
+  for (int i = 0; i < p.stop_tokens; i++) stop |= best.token == p.stop_token[i];
+  if (stop && p.forced_tokens == nullptr) payload |= STOP_BIT;
+  for (int sm = lane; sm < p.sms; sm += WARP_LANES) ptx::store_relaxed_gpu(p.token_words + sm, make_word(payload, epoch));
+  if (lane == 0) ptx::store_relaxed_system(p.host_tokens + epoch % isa::HOST_TOKENS, make_word(payload, epoch));
+}
+
+}  // namespace jitmk::vm

@@ -1,0 +1,84 @@
+// Shared memory of a CTA: the ring, the consumers' slices of the input vector, and what the roles exchange.
+#pragma once
+#include "jitmk/vm/context.cuh"
+
+namespace jitmk::vm {
+
+constexpr int PARTIAL_SLOTS = 8;  // units whose partial sums may wait for the storer
+constexpr int UNIT_ROWS = 8;
+
+// A warp's share of a unit: 8 partial dot products, and its share of the input's sum of squares.
+struct Partial {
+  float row[UNIT_ROWS];
+  float square_sum;
+  float padding[3];
+};
+
+// The running softmax of one query head on one warp: maximum in units of log2, and normaliser.
+struct SoftmaxState {
+  float maximum, sum;
+};
+
+template <class G>
+struct AttentionShared {
+  static constexpr int QUERY_STRIDE = G::head_dim + 8;  // bf16; the padding keeps fragment loads free of bank conflicts
+  u16 query[G::max_group * QUERY_STRIDE];
+  u16 new_key[G::head_dim];
+  u16 new_value[G::head_dim];
+  SoftmaxState state[CONSUMER_WARPS][G::max_group];
+  float new_score[G::max_group];
+};
+
+template <class G>
+struct FixedShared {
+  ptx::Barrier partial_full[PARTIAL_SLOTS], partial_empty[PARTIAL_SLOTS];
+  ptx::Barrier consumers;  // all consumer warps have come this far
+  u32 stopped;             // no further step: the loader, which runs ahead, is told here
+  alignas(16) Partial partial[PARTIAL_SLOTS][CONSUMER_WARPS];
+  alignas(16) AttentionShared<G> attention;
+};
+
+// G gives shared_bytes (the whole of it, dynamic), slice_bytes (of one consumer warp), chunk_bytes, head_dim, max_group.
+template <class G>
+struct SharedLayout : FixedShared<G> {
+  static constexpr int SLICES_BYTES = CONSUMER_WARPS * G::slice_bytes;
+  static constexpr int RING_CHUNKS =
+      (G::shared_bytes - SLICES_BYTES - static_cast<int>(sizeof(FixedShared<G>)) - 64) / (G::chunk_bytes + 2 * static_cast<int>(sizeof(ptx::Barrier)));
+  static_assert(RING_CHUNKS >= 2, "shared memory has no room for a ring of two chunks");
+  static_assert(G::slice_bytes % 128 == 0, "slices must keep the ring aligned");
+
+  ptx::Barrier chunk_full[RING_CHUNKS], chunk_empty[RING_CHUNKS];
+
+  __device__ __forceinline__ static unsigned char* ring(unsigned char* base) { return base; }
+  __device__ __forceinline__ static unsigned char* slices(unsigned char* base) { return base + RING_CHUNKS * G::chunk_bytes; }
+  __device__ __forceinline__ static SharedLayout& fixed(unsigned char* base) {
+    return *reinterpret_cast<SharedLayout*>(slices(base) + SLICES_BYTES);
+  }
+
+  __device__ void initialise() {
+    for (int i = 0; i < RING_CHUNKS; i++) {
+      ptx::mbarrier_init(&chunk_full[i], 1);
+      ptx::mbarrier_init(&chunk_empty[i], CONSUMER_WARPS);
+    }
+    for (int i = 0; i < PARTIAL_SLOTS; i++) {
+      ptx::mbarrier_init(&this->partial_full[i], CONSUMER_WARPS);
+      ptx::mbarrier_init(&this->partial_empty[i], 1);
+    }
+    ptx::mbarrier_init(&this->consumers, CONSUMER_WARPS);
+    this->stopped = 0;
+    ptx::fence_proxy_async_shared();
+  }
+};
+
+// A place in a cyclic buffer of N slots, with the parity of the current round.
+template <int N>
+struct Cursor {
+  int slot = 0;
+  u32 parity = 0;
+
+  __device__ __forceinline__ void advance() {
+    if (++slot == N) slot = 0, parity ^= 1;
+  }
+};
+
+}  // namespace jitmk::vm

@@ -1,0 +1,107 @@
+"""What crosses the border between host and kernel: the launch parameter and the hang report.
+
+Both sides come from here: the host uses the ctypes structure, the device the struct that is rendered from it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+from enum import IntEnum
+
+MAX_STOP_TOKENS = 16
+"""Token ids that end a generation on the device."""
+
+HOST_TOKENS = 4096
+"""Slots of the ring in host memory through which tokens reach the host; a power of two, so that epochs wrap evenly."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of the launch parameter: its name, its type on either side, and what it means."""
+
+    name: str
+    host: type[ctypes._SimpleCData[Any]]
+    device: str
+    comment: str
+    count: int = 1
+
+    @property
+    def declaration(self) -> str:
+        return f"{self.device} {self.name}" + (f"[{self.count}]" if self.count > 1 else "")
+
+
+_POINTER = ctypes.c_uint64
+
+PARAM_FIELDS = (
+    Field("instructions", _POINTER, "const int*", "[sms][queue_length][32]"),
+    Field("weights", _POINTER, "const unsigned char*", "the weight arena"),
+    Field("constants", _POINTER, "const float*", "norm weights and biases"),
+    Field("kv", _POINTER, "unsigned char*", "[layers][kv_heads][tiles][tile bytes]"),
+    Field("rope", _POINTER, "const float2*", "[positions][rotary_dim / 2] cos and sin"),
+    Field("words", _POINTER, "u64*", "the word arena: every buffer between phases"),
+    Field("token_words", _POINTER, "u64*", "[sms] the token of the step before"),
+    Field("kv_ready", _POINTER, "u32*", "[layers][kv_heads] epoch of the last append"),
+    Field("logits", _POINTER, "float*", "[steps][vocabulary], or null"),
+    Field("forced_tokens", _POINTER, "const int*", "[steps] tokens to read instead of the sampled ones, or null"),
+    Field("host_tokens", _POINTER, "u64*", "ring in host memory, indexed by epoch"),
+    Field("report", _POINTER, "volatile u32*", "hang report in host memory"),
+    Field("halt", _POINTER, "u32*", "nonzero once the launch has been given up"),
+    Field("deadline_ns", ctypes.c_uint64, "u64", "how long a wait may take"),
+    Field("kv_layer_stride", ctypes.c_int64, "i64", "bytes"),
+    Field("kv_head_stride", ctypes.c_int64, "i64", "bytes"),
+    Field("sms", ctypes.c_int32, "int", "CTAs of the launch"),
+    Field("queue_length", ctypes.c_int32, "int", "instructions of a queue, the end included"),
+    Field("position", ctypes.c_int32, "int", "of the first step's token: tokens in the cache"),
+    Field("steps", ctypes.c_int32, "int", "tokens to generate at most"),
+    Field("epoch", ctypes.c_uint32, "u32", "of the first step"),
+    Field("first_token", ctypes.c_int32, "int", "the first step's token; negative: made by the launch before"),
+    Field("window", ctypes.c_int32, "int", "chunk loads in flight at most"),
+    Field("greedy", ctypes.c_int32, "int", "whether the noise is left out"),
+    Field("inverse_temperature", ctypes.c_float, "float", "1 when greedy"),
+    Field("seed_low", ctypes.c_uint32, "u32", "key of the noise"),
+    Field("seed_high", ctypes.c_uint32, "u32", ""),
+    Field("stop_tokens", ctypes.c_int32, "int", "how many of stop_token are in use"),
+    Field("stop_token", ctypes.c_int32, "int", "tokens that end the generation", MAX_STOP_TOKENS),
+)
+
+
+class KernelParams(ctypes.Structure):
+    """The kernel's only parameter, passed by value. Fields as in PARAM_FIELDS."""
+
+    _fields_ = [(f.name, f.host if f.count == 1 else f.host * f.count) for f in PARAM_FIELDS]
+
+
+class Wait(IntEnum):
+    """What a role can wait for. `index` of a report counts what the comment says."""
+
+    INPUT = 0  # a matvec's input vector; word pair of the vector
+    RESIDUAL = 1  # the residual before this block; row
+    QKV = 2  # a head of the qkv vector; word within the head
+    PARTIAL_ATTENTION = 3  # the partial results of the splits; first split of the batch
+    CANDIDATE = 4  # a candidate of the LM head; slot
+    TOKEN = 5  # the token of the step before
+    KV_READY = 6  # the append of the step before
+    RING_FULL = 7  # a chunk that has been asked for; ring slot
+    RING_EMPTY = 8  # a free ring slot; ring slot
+    PARTIAL_FULL = 9  # the partial sums of a unit; slot
+    PARTIAL_EMPTY = 10  # a free slot for partial sums; slot
+    CONSUMERS = 11  # the other consumer warps
+
+
+class ReportWord(IntEnum):
+    """The words of a hang report."""
+
+    VALID = 0
+    SM = 1
+    WARP = 2
+    STEP = 3
+    INSTRUCTION = 4
+    WAIT = 5
+    INDEX = 6
+    EXPECTED = 7
+    SEEN = 8
+
+
+REPORT_WORDS = 16

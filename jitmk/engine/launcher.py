@@ -1,0 +1,202 @@
+"""Launches of the megakernel: what lives on the device beside weights and KV cache, and how launches are told apart.
+
+Every launch owns a range of epochs, one a step. Words that earlier launches left behind carry older epochs and are
+never taken for this one's, so nothing is cleared between launches.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+
+import torch
+
+from jitmk.codegen import KERNEL_NAME
+from jitmk.codegen.abi import HOST_TOKENS, REPORT_WORDS, KernelParams, ReportWord
+from jitmk.cuda.device import Device
+from jitmk.cuda.launch import Launcher
+from jitmk.cuda.memory import HostBuffer
+from jitmk.cuda.module import Module
+from jitmk.engine.backend import DeviceSampling
+from jitmk.engine.step_programs import DeviceProgram
+from jitmk.errors import DeviceError, KernelTimeoutError
+from jitmk.program.packing import CONSUMER_WARPS
+
+THREADS = (CONSUMER_WARPS + 2) * 32
+"""Consumer warps, the loader and the storer."""
+
+STOP_BIT = 1 << 31
+NO_TOKEN = 0x7FFFFFFF
+"""What the kernel reports where no logit was a number."""
+
+WINDOW = 3
+"""Chunk loads in flight an SM: 48 KB are enough for full bandwidth, and more slow every small read (measured)."""
+
+_EPOCH_LIMIT = 2**31
+_SPINS_PER_LOOK = 2000
+
+
+class MegakernelLauncher:
+    """Launches one kernel over one set of weights and one KV cache.
+
+    Args:
+        gpu: the GPU.
+        cubin: the kernel, compiled for it.
+        arena_words: words of the largest program.
+        kv_flags: layers * kv_heads.
+        deadline_ms: how long a wait inside the kernel may last.
+        operands: the fields of KernelParams that stay as they are (weights, constants, kv, rope, strides).
+    """
+
+    def __init__(
+        self,
+        gpu: Device,
+        cubin: bytes,
+        *,
+        arena_words: int,
+        kv_flags: int,
+        deadline_ms: int,
+        operands: dict[str, int],
+    ) -> None:
+        self._device = device = torch.device("cuda", gpu.index)
+        self._deadline_ms = deadline_ms
+        sms = gpu.arch.sm_count
+        self.words = torch.zeros(arena_words, dtype=torch.int64, device=device)
+        self._token_words = torch.zeros(sms, dtype=torch.int64, device=device)
+        self._kv_ready = torch.zeros(kv_flags, dtype=torch.int32, device=device)
+        self._halt = torch.zeros(1, dtype=torch.int32, device=device)
+        self._token_buffer = HostBuffer(gpu, 8 * HOST_TOKENS)
+        self._report_buffer = HostBuffer(gpu, 4 * REPORT_WORDS)
+        self._tokens = self._token_buffer.array(ctypes.c_uint64, HOST_TOKENS)
+        self._report = self._report_buffer.array(ctypes.c_uint32, REPORT_WORDS)
+        self._module = Module(gpu, cubin, gpu.arch.name)
+        self.params = KernelParams(
+            token_words=self._token_words.data_ptr(),
+            words=self.words.data_ptr(),
+            kv_ready=self._kv_ready.data_ptr(),
+            halt=self._halt.data_ptr(),
+            host_tokens=self._token_buffer.device_pointer,
+            report=self._report_buffer.device_pointer,
+            deadline_ns=deadline_ms * 1_000_000,
+            sms=sms,
+            window=WINDOW,
+            **operands,
+        )
+        self._launcher = Launcher(
+            self._module.kernel(KERNEL_NAME),
+            self.params,
+            blocks=sms,
+            threads=THREADS,
+            dynamic_shared=gpu.arch.shared_bytes_per_block,
+        )
+        self._next_epoch = 1
+        self._program: DeviceProgram | None = None
+
+    def launch(
+        self,
+        program: DeviceProgram,
+        token: int,
+        position: int,
+        steps: int,
+        sampling: DeviceSampling,
+        *,
+        logits: torch.Tensor | None = None,
+        forced: torch.Tensor | None = None,
+    ) -> int:
+        """Starts `steps` decode steps on the current stream; returns the epoch of the first.
+
+        Args:
+            token: the first step's input.
+            position: tokens in the cache.
+            logits: fp32 [steps, vocab_size] on the device, filled if given.
+            forced: int32 [steps] on the device: inputs of the steps instead of the sampled tokens.
+        """
+        if self._next_epoch + steps > _EPOCH_LIMIT:
+            self._restart_epochs()
+        epoch, params = self._next_epoch, self.params
+        self._next_epoch += steps
+        self._program = program
+        params.instructions = program.queues.data_ptr()
+        params.queue_length = program.queues.shape[1]
+        params.first_token, params.position, params.steps, params.epoch = token, position, steps, epoch
+        params.logits = 0 if logits is None else logits.data_ptr()
+        params.forced_tokens = 0 if forced is None else forced.data_ptr()
+        params.greedy = int(sampling.temperature == 0)
+        params.inverse_temperature = 1.0 if params.greedy else 1.0 / sampling.temperature
+        params.seed_low, params.seed_high = sampling.seed & 0xFFFFFFFF, sampling.seed >> 32
+        self._launcher.launch(torch.cuda.current_stream(self._device).cuda_stream)
+        return epoch
+
+    def token(self, epoch: int) -> int:
+        """The token that the step of that epoch sampled, as soon as the device has written it.
+
+        Raises:
+            KernelTimeoutError: a wait in the kernel passed its deadline.
+            DeviceError: the kernel failed, or no logit was a number.
+        """
+        tokens, slot = self._tokens, epoch % HOST_TOKENS
+        spins = 0
+        while tokens[slot] >> 32 != epoch:
+            spins += 1
+            if spins % _SPINS_PER_LOOK == 0:
+                self._look(lambda: bool(tokens[slot] >> 32 == epoch))
+        token = int(tokens[slot] & 0xFFFFFFFF & ~STOP_BIT)
+        if token == NO_TOKEN:
+            raise DeviceError(
+                "the logits are not numbers (NaN or -inf throughout): the weights or the KV cache are corrupt; "
+                "load the model again"
+            )
+        return token
+
+    def synchronize(self) -> None:
+        """Waits for every launch, and raises what went wrong in them (as `token` does)."""
+        torch.cuda.current_stream(self._device).synchronize()
+        self._raise_report()
+
+    def close(self) -> None:
+        """Unloads the kernel and frees the host's buffers. No launch may be under way."""
+        self._module.close()
+        self._token_buffer.close()
+        self._report_buffer.close()
+
+    def _look(self, arrived: Callable[[], bool]) -> None:
+        """Once in a while during a wait for a token: is the kernel still at it?"""
+        if not torch.cuda.current_stream(self._device).query():
+            time.sleep(0)
+            return
+        self._raise_report()
+        if not arrived():
+            raise DeviceError("the megakernel ended without the token that was asked of it; this is a bug in jitmk")
+
+    def _raise_report(self) -> None:
+        if not self._report[ReportWord.VALID]:
+            return
+        report = [int(word) for word in self._report]
+        torch.cuda.synchronize(self._device)
+        self._report[:] = [0] * REPORT_WORDS
+        self._halt.zero_()
+        self._restart_epochs()
+        assert self._program is not None
+        opcode, operand = self._program.describe(report)
+        warp = report[ReportWord.WARP]
+        role = "loader" if warp == CONSUMER_WARPS else "storer" if warp > CONSUMER_WARPS else f"consumer warp {warp}"
+        raise KernelTimeoutError.at(
+            sm=report[ReportWord.SM],
+            role=role,
+            instruction=report[ReportWord.INSTRUCTION],
+            opcode=opcode,
+            operand=operand,
+            deadline_ms=self._deadline_ms,
+            detail=f"step {report[ReportWord.STEP]}, expected epoch or parity {report[ReportWord.EXPECTED]}, "
+            f"saw {report[ReportWord.SEEN]}",
+        )
+
+    def _restart_epochs(self) -> None:
+        """Forgets every word, so that epochs can count from 1 again."""
+        torch.cuda.synchronize(self._device)
+        for words in (self.words, self._token_words, self._kv_ready):
+            words.zero_()
+        self._tokens[:] = [0] * HOST_TOKENS
+        torch.cuda.synchronize(self._device)
+        self._next_epoch = 1

@@ -1,0 +1,203 @@
+"""The backend that the project is about: decode steps as one persistent kernel on the GPU."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from jitmk import jit
+from jitmk.codegen import render
+from jitmk.cuda.device import Device
+from jitmk.engine.arena import load_weights
+from jitmk.engine.backend import DeviceSampling
+from jitmk.engine.kv_cache import KvCache, kv_cache_bytes
+from jitmk.engine.launcher import MegakernelLauncher
+from jitmk.engine.prefill import Prefill, prefill_workspace_bytes
+from jitmk.engine.step_programs import DeviceProgram, StepPrograms
+from jitmk.errors import BackendError
+from jitmk.model.checkpoint import WeightSource
+from jitmk.model.rope import rope_table
+from jitmk.model.spec import ModelSpec
+from jitmk.program.program import Buffer, BufferKind
+from jitmk.program.weights import WeightPlan
+from jitmk.settings import Settings
+
+STEPS_PER_LAUNCH = 16
+"""Tokens of one launch: the host's part of a launch is then below a tenth of a percent of a step."""
+
+FORCED_STEPS_PER_LAUNCH = 64
+
+GREEDY = DeviceSampling()
+
+
+class MegakernelBackend:
+    """Implements `DecodeBackend` and `PhaseOutputs` on one GPU.
+
+    Args:
+        spec, plan, source: the model and its weights.
+        gpu: the GPU.
+        max_seq_len: positions of the KV cache.
+        policy: how units are dealt to SMs.
+        progress: whether long loads show a progress bar.
+
+    Raises:
+        DeviceMemoryError: weights and cache do not fit the GPU.
+        CodegenError, CompileError: no kernel can be built.
+    """
+
+    name = "megakernel"
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        plan: WeightPlan,
+        source: WeightSource,
+        gpu: Device,
+        *,
+        max_seq_len: int,
+        settings: Settings,
+        policy: str = "round_robin",
+        progress: bool = True,
+    ) -> None:
+        self._spec = spec
+        self.device = device = torch.device("cuda", gpu.index)
+        arch = gpu.arch
+        self.max_seq_len = max_seq_len
+        # The kernel first: a model that cannot be compiled for should not be loaded.
+        programs = StepPrograms(spec, plan, arch, device, policy)
+        self.kernel = jit.build(render(programs.variants, spec, arch), arch, settings=settings)
+        if settings.print_configs:
+            print(f"jitmk: kernel {self.kernel.key[:16]}: {self.kernel.info}, policy {policy}", file=sys.stderr)
+        largest = programs.for_splits(programs.splits(max_seq_len)).program.arena_words
+        needed = {
+            "KV cache": kv_cache_bytes(spec, max_seq_len),
+            "words": 8 * largest,
+            "prefill": prefill_workspace_bytes(spec, max_seq_len),
+        }
+        self._arena = load_weights(plan, source, device, also_needed=needed, progress=progress)
+        self._cache = KvCache(spec, max_seq_len, device)
+        self._prefill = Prefill(spec, self._arena, self._cache)
+        cos, sin = rope_table(spec.rope, range(max_seq_len), 0)
+        self._rope = torch.stack((cos, sin), dim=-1).contiguous().to(device)
+        kv = self._cache.tensor
+        self._launcher = MegakernelLauncher(
+            gpu,
+            self.kernel.cubin,
+            arena_words=largest,
+            kv_flags=spec.num_layers * spec.num_kv_heads,
+            deadline_ms=settings.wait_deadline_ms,
+            operands={
+                "weights": self._arena.weights.data_ptr(),
+                "constants": self._arena.constants.data_ptr(),
+                "kv": kv.data_ptr(),
+                "rope": self._rope.data_ptr(),
+                "kv_layer_stride": kv.stride(0) * kv.element_size(),
+                "kv_head_stride": kv.stride(2) * kv.element_size(),
+            },
+        )
+        self._programs = programs
+        self._logits = torch.empty((1, spec.vocab_size), dtype=torch.float32, device=device)
+        self._closed = False
+
+    def prefill(self, ids: Sequence[int], start: int = 0, *, all_logits: bool = False) -> torch.Tensor:
+        """As `DecodeBackend.prefill`, in plain torch from the packed weights."""
+        self._require_open()
+        return self._prefill.run(ids, start, all_logits=all_logits)
+
+    def step_logits(self, token: int, position: int) -> torch.Tensor:
+        """As `DecodeBackend.step_logits`."""
+        self._require_open()
+        self._launcher.launch(self._program(position), token, position, 1, GREEDY, logits=self._logits)
+        self._launcher.synchronize()
+        return self._logits[0]
+
+    def decode_stream(self, token: int, position: int, steps: int, sampling: DeviceSampling) -> Iterator[int]:
+        """As `DecodeBackend.decode_stream`; tokens arrive while the launch that makes them runs on."""
+        self._require_open()
+        while steps > 0:
+            count = min(steps, STEPS_PER_LAUNCH)
+            program = self._program(position + count - 1)
+            epoch = self._launcher.launch(program, token, position, count, sampling)
+            for i in range(count):
+                token = self._launcher.token(epoch + i)
+                yield token
+            position, steps = position + count, steps - count
+
+    def forced_logits(self, ids: Sequence[int], start: int) -> torch.Tensor:
+        """Decodes given tokens one after the other: fp32 [len(ids), vocab_size] on the CPU.
+
+        What `prefill(ids, start, all_logits=True)` computes, step by step through the megakernel.
+        """
+        self._require_open()
+        rows = []
+        for begin in range(0, len(ids), FORCED_STEPS_PER_LAUNCH):
+            piece = ids[begin : begin + FORCED_STEPS_PER_LAUNCH]
+            position = start + begin
+            logits = torch.full((len(piece), self._spec.vocab_size), torch.nan, device=self.device)
+            forced = torch.tensor(list(piece), dtype=torch.int32, device=self.device)
+            program = self._program(position + len(piece) - 1)
+            self._launcher.launch(program, piece[0], position, len(piece), GREEDY, logits=logits, forced=forced)
+            self._launcher.synchronize()
+            rows.append(logits.cpu())
+        return torch.cat(rows)
+
+    def phase_outputs(self, token: int, position: int, splits: int | None = None) -> dict[str, torch.Tensor]:
+        """As `PhaseOutputs.phase_outputs`; `splits` overrides the number of splits."""
+        self._require_open()
+        program = self._program(position) if splits is None else self._programs.for_splits(splits)
+        epoch = self._launcher.launch(program, token, position, 1, GREEDY, logits=self._logits)
+        self._launcher.synchronize()
+        outputs = {
+            buffer.name: read_buffer(self._launcher.words, buffer, epoch)
+            for buffer in program.program.buffers
+            if buffer.kind is not BufferKind.CANDIDATE
+        }
+        return outputs | {"logits": self._logits[0].cpu()}
+
+    def reset(self) -> None:
+        """Waits for what is under way. The cache need not be cleared: its positions are written before they are read."""
+        if not self._closed:
+            torch.cuda.synchronize(self.device)
+
+    def close(self) -> None:
+        """Frees weights and cache."""
+        if self._closed:
+            return
+        self._closed = True
+        torch.cuda.synchronize(self.device)
+        self._launcher.close()
+        del self._launcher, self._prefill, self._arena, self._cache, self._rope, self._logits, self._programs
+        torch.cuda.empty_cache()
+
+    def _program(self, context: int) -> DeviceProgram:
+        return self._programs.for_splits(self._programs.splits(context))
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise BackendError("the model is closed; load it again")
+
+
+def read_buffer(words: torch.Tensor, buffer: Buffer, epoch: int) -> torch.Tensor:
+    """The values of a buffer after a step, fp32 [values] on the CPU.
+
+    Raises:
+        BackendError: a word was not written in that step, or the copies of a word differ.
+    """
+    first = words[buffer.offset : buffer.offset + buffer.copies * buffer.copy_stride]
+    copies = first.view(buffer.copies, buffer.copy_stride)[:, : buffer.words].cpu()
+    stale = (copies >> 32) != epoch
+    if bool(stale.any()):
+        copy, word = (int(i) for i in stale.nonzero()[0])
+        raise BackendError(
+            f"word {word} of copy {copy} of {buffer.name} was written in step {int(copies[copy, word] >> 32)}, "
+            f"not in step {epoch}"
+        )
+    if not bool((copies == copies[0]).all()):
+        raise BackendError(f"the copies of {buffer.name} differ")
+    payload = (copies[0] & 0xFFFFFFFF).to(torch.int64)
+    payload = torch.where(payload >= 2**31, payload - 2**32, payload).to(torch.int32)
+    if buffer.kind is BufferKind.FP32:
+        return payload.view(torch.float32)[: buffer.values].clone()
+    return payload.view(torch.bfloat16)[: buffer.values].float()

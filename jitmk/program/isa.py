@@ -1,0 +1,119 @@
+"""The instruction set: the only definition of opcodes, operands and their encoding.
+
+An instruction is 32 int32 words. The first words are the same for every opcode (`HEADER`), the others belong to
+the opcode. The C++ side (`templates/isa.cuh.j2`) is rendered from this module, so the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+INSTRUCTION_WORDS = 32
+"""Words of an instruction: one coalesced 128-byte load of a warp."""
+
+NO_OPERAND = -1
+"""Value of an operand that the instruction's variant does not use."""
+
+
+class Opcode(Enum):
+    """What an instruction does. The value is the name of its template, its twin in torch and its tests."""
+
+    EMBED = "embed"
+    MATVEC = "matvec"
+    ATTENTION = "attention"
+    ATTENTION_REDUCE = "attention_reduce"
+    SAMPLE = "sample"
+
+
+HEADER = ("variant", "phase", "unit_begin", "unit_count", "unit_stride")
+"""Words 0 to 4 of every instruction.
+
+variant: index of the kernel's specialised code for this opcode; `END_VARIANT` ends a queue.
+phase: index of the phase in the program, for error reports and traces.
+unit_begin, unit_count, unit_stride: the units of the phase that this instruction computes, an arithmetic progression.
+"""
+
+END_VARIANT = -1
+"""The variant of the instruction that ends every queue."""
+
+OPERANDS: Mapping[Opcode, tuple[str, ...]] = {
+    # Units are groups of 8 rows of the residual. table: the embedding matrix, in grains of the weight arena.
+    Opcode.EMBED: ("table", "output", "residual_out"),
+    # Units are groups of 8 rows of the matrix. weights: grains; norm, bias: elements of the constant arena;
+    # input, output, residual_in, residual_out: words. candidate: slot of the sampling candidate (LM head only).
+    Opcode.MATVEC: ("weights", "input", "output", "norm", "bias", "residual_in", "residual_out", "candidate"),
+    # Units are (head group, split), split fastest. input: the qkv vector; output: attention or its partial results.
+    Opcode.ATTENTION: ("layer", "input", "output", "splits"),
+    # Units are query heads. input: the partial results of `splits` splits.
+    Opcode.ATTENTION_REDUCE: ("input", "output", "splits"),
+    # One unit: the choice among `candidates` candidates.
+    Opcode.SAMPLE: ("input", "candidates"),
+}
+"""Words 5 and following of each opcode, in order."""
+
+for _names in OPERANDS.values():
+    assert len(HEADER) + len(_names) <= INSTRUCTION_WORDS
+
+
+def operand_index(opcode: Opcode, name: str) -> int:
+    """The word of an instruction of `opcode` that holds the operand `name`."""
+    return (HEADER + OPERANDS[opcode]).index(name)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What one SM does of one phase.
+
+    Attributes:
+        opcode: selects the meaning of `operands`.
+        variant: index of the specialised code in the kernel.
+        phase: index of the phase in the program.
+        unit_begin, unit_count, unit_stride: units `unit_begin + i * unit_stride` for i < unit_count.
+        operands: every operand that `OPERANDS` lists for the opcode.
+    """
+
+    opcode: Opcode
+    variant: int
+    phase: int
+    unit_begin: int
+    unit_count: int
+    unit_stride: int
+    operands: Mapping[str, int]
+
+    @property
+    def units(self) -> range:
+        """The units that this instruction computes."""
+        return range(self.unit_begin, self.unit_begin + self.unit_count * self.unit_stride, self.unit_stride)
+
+    def encode(self) -> list[int]:
+        """The instruction's 32 words.
+
+        Raises:
+            ValueError: an operand is missing, unknown, or does not fit an int32.
+        """
+        names = OPERANDS[self.opcode]
+        if set(self.operands) != set(names):
+            raise ValueError(f"{self.opcode.value} takes the operands {names}, not {tuple(self.operands)}")
+        words = [self.variant, self.phase, self.unit_begin, self.unit_count, self.unit_stride]
+        words += [self.operands[name] for name in names]
+        for name, word in zip(HEADER + names, words, strict=True):
+            if not -(2**31) <= word < 2**31:
+                raise ValueError(f"{self.opcode.value}: {name} = {word} does not fit an int32")
+        return words + [0] * (INSTRUCTION_WORDS - len(words))
+
+
+def decode(words: list[int], opcode_of_variant: Mapping[int, Opcode]) -> Instruction | None:
+    """The instruction that 32 words encode; None for the end of a queue."""
+    if words[0] == END_VARIANT:
+        return None
+    opcode = opcode_of_variant[words[0]]
+    names = OPERANDS[opcode]
+    operands = dict(zip(names, words[len(HEADER) : len(HEADER) + len(names)], strict=True))
+    return Instruction(opcode, words[0], words[1], words[2], words[3], words[4], operands)
+
+
+def end_of_queue() -> list[int]:
+    """The 32 words that end a queue."""
+    return [END_VARIANT] + [0] * (INSTRUCTION_WORDS - 1)

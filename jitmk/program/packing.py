@@ -1,0 +1,122 @@
+"""How a weight matrix lies in memory: units and chunks, in the order in which the lanes of a warp want them.
+
+A unit is 8 consecutive rows. Its columns are dealt to the consumer warps in contiguous slices, and a warp takes its
+slice in blocks of 32 columns: 8 rows x 32 columns are 512 bytes, 16 a lane, which is what two tensor-core
+instructions need (`mma.m16n8k16` with the weights as B; the order of k within a block is free as long as the
+activations follow it). A chunk is a piece of a unit: the same blocks of every warp's slice, at most 16 KB.
+
+    unit    [chunks]                    contiguous, `unit_bytes`
+    chunk   [warps][blocks of chunk]    contiguous, at most CHUNK_BYTES
+    block   [8 rows][32 columns]        bf16, row-major
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+CONSUMER_WARPS = 8
+UNIT_ROWS = 8
+BLOCK_COLUMNS = 32
+BLOCK_BYTES = UNIT_ROWS * BLOCK_COLUMNS * 2
+CHUNK_BYTES = 16384
+CHUNK_BLOCKS = CHUNK_BYTES // (CONSUMER_WARPS * BLOCK_BYTES)
+"""Blocks of one warp's slice in a full chunk."""
+GRAIN_BYTES = 256
+"""Weights are addressed in grains, so that an int32 operand reaches 512 GB."""
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+@dataclass(frozen=True)
+class MatrixLayout:
+    """The packed form of a [rows, columns] bf16 matrix."""
+
+    rows: int
+    columns: int
+
+    @property
+    def units(self) -> int:
+        return ceil_div(self.rows, UNIT_ROWS)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of 32 columns in a warp's slice."""
+        return ceil_div(self.columns, CONSUMER_WARPS * BLOCK_COLUMNS)
+
+    @property
+    def slice_columns(self) -> int:
+        """Columns of a warp's slice."""
+        return self.blocks * BLOCK_COLUMNS
+
+    @property
+    def padded_columns(self) -> int:
+        return self.slice_columns * CONSUMER_WARPS
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of a unit."""
+        return ceil_div(self.blocks, CHUNK_BLOCKS)
+
+    def first_block(self, chunk: int) -> int:
+        """The first block of a warp's slice that lies in `chunk`; chunks are as even as they can be."""
+        return self.blocks * chunk // self.chunks
+
+    def chunk_blocks(self, chunk: int) -> int:
+        return self.first_block(chunk + 1) - self.first_block(chunk)
+
+    @property
+    def unit_bytes(self) -> int:
+        return UNIT_ROWS * self.padded_columns * 2
+
+    @property
+    def nbytes(self) -> int:
+        return self.units * self.unit_bytes
+
+
+def pack(matrix: torch.Tensor) -> torch.Tensor:
+    """Permutes a matrix into units and chunks.
+
+    Args:
+        matrix: [rows, columns] on any device; converted to bf16.
+
+    Returns:
+        bf16 [units, unit_bytes / 2] on the same device, zeros where rows or columns are padding.
+    """
+    layout = MatrixLayout(*matrix.shape)
+    blocks = layout.blocks
+    padded = matrix.new_zeros((layout.units * UNIT_ROWS, layout.padded_columns), dtype=torch.bfloat16)
+    padded[: layout.rows, : layout.columns] = matrix
+    # [unit, row, warp, block, column] -> [unit, warp, block, row, column], then chunk by chunk.
+    tiles = padded.view(layout.units, UNIT_ROWS, CONSUMER_WARPS, blocks, BLOCK_COLUMNS).permute(0, 2, 3, 1, 4)
+    packed = matrix.new_empty((layout.units, layout.unit_bytes // 2), dtype=torch.bfloat16)
+    for chunk in range(layout.chunks):
+        begin, end = layout.first_block(chunk), layout.first_block(chunk + 1)
+        _chunk_view(packed, layout, chunk).copy_(tiles[:, :, begin:end])
+    return packed
+
+
+def unpack(packed: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """The inverse of `pack`: bf16 [rows, columns], a copy on the same device."""
+    layout = MatrixLayout(rows, columns)
+    packed = packed.view(layout.units, layout.unit_bytes // 2)
+    padded = packed.new_empty((layout.units * UNIT_ROWS, layout.padded_columns))
+    tiles = padded.view(layout.units, UNIT_ROWS, CONSUMER_WARPS, layout.blocks, BLOCK_COLUMNS).permute(0, 2, 3, 1, 4)
+    for chunk in range(layout.chunks):
+        begin, end = layout.first_block(chunk), layout.first_block(chunk + 1)
+        tiles[:, :, begin:end].copy_(_chunk_view(packed, layout, chunk))
+    return padded[:rows, :columns]
+
+
+def _chunk_view(packed: torch.Tensor, layout: MatrixLayout, chunk: int) -> torch.Tensor:
+    """One chunk of every unit as [units, warps, blocks, rows, columns], a view of `packed`."""
+    begin, blocks = layout.first_block(chunk), layout.chunk_blocks(chunk)
+    block_elements = UNIT_ROWS * BLOCK_COLUMNS
+    first = begin * CONSUMER_WARPS * block_elements
+    chunk_elements = blocks * CONSUMER_WARPS * block_elements
+    flat = packed[:, first : first + chunk_elements]
+    return flat.view(layout.units, CONSUMER_WARPS, blocks, UNIT_ROWS, BLOCK_COLUMNS)

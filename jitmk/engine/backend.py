@@ -13,7 +13,7 @@ was at p and after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -71,7 +71,9 @@ class DecodeBackend(Protocol):
         The tensor may be overwritten by the next call.
         """
 
-    def decode_stream(self, token: int, position: int, steps: int, sampling: DeviceSampling) -> Iterator[int]:
+    def decode_stream(
+        self, token: int, position: int, steps: int, sampling: DeviceSampling
+    ) -> Generator[int, None, None]:
         """Decodes `steps` tokens one after the other, sampling each from the logits of the one before.
 
         Step i decodes its input at `position` + i (the first input is `token`) and yields the token for
@@ -103,7 +105,7 @@ class PhaseOutputs(Protocol):
 
 def sampled_stream(
     backend: DecodeBackend, token: int, position: int, steps: int, sampling: DeviceSampling
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """`DecodeBackend.decode_stream` for backends whose tokens the host samples, from `step_logits`."""
     params = SamplingParams(temperature=sampling.temperature, seed=sampling.seed)
     for at in range(position, position + steps):

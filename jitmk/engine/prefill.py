@@ -14,7 +14,6 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from jitmk.engine.kv_cache import KvCache
 from jitmk.model.rope import rope_table
 from jitmk.model.spec import ModelSpec
 from jitmk.program.packing import UNIT_ROWS
@@ -54,6 +53,16 @@ class Weights(Protocol):
         """A constant vector, fp32 [values]."""
 
 
+class Cache(Protocol):
+    """The keys and values of one sequence."""
+
+    def write(self, layer: int, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Stores positions from `start` on, rounded to bf16; keys and values are [kv_heads, positions, head_dim]."""
+
+    def read(self, layer: int, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the first positions, each [kv_heads, positions, head_dim]."""
+
+
 def compute_dtype(device: torch.device) -> torch.dtype:
     """The type of matrix products in plain torch: bf16 on a GPU, fp32 on a CPU, whose bf16 products are slow."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -78,7 +87,7 @@ class Prefill:
         cache: on the same device.
     """
 
-    def __init__(self, spec: ModelSpec, weights: Weights, cache: KvCache) -> None:
+    def __init__(self, spec: ModelSpec, weights: Weights, cache: Cache) -> None:
         self._spec = spec
         self._weights = weights
         self._cache = cache

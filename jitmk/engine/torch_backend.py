@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import torch
 
@@ -71,7 +71,9 @@ class TorchBackend:
         """See `DecodeBackend.step_logits`."""
         return self._running().step(token, position)
 
-    def decode_stream(self, token: int, position: int, steps: int, sampling: DeviceSampling) -> Iterator[int]:
+    def decode_stream(
+        self, token: int, position: int, steps: int, sampling: DeviceSampling
+    ) -> Generator[int, None, None]:
         """See `DecodeBackend.decode_stream`; the host samples."""
         return sampled_stream(self, token, position, steps, sampling)
 

@@ -157,9 +157,12 @@ class _Library:
     def _ask_build(self, location: str) -> str:
         """The compiler's own name for its build; nvrtcVersion knows only major and minor.
 
-        NVRTC writes it at the top of the PTX that it generates, and an empty program takes milliseconds.
+        NVRTC writes it at the top of the PTX that it generates, and an empty program takes milliseconds. A library
+        that cannot even do that, for want of its parts, is found out here.
         """
-        _, _, ptx = self.compile("", ("--gpu-architecture=compute_90",), "PTX")
+        status, log, ptx = self.compile("", ("--gpu-architecture=compute_90",), "PTX")
+        if status != _SUCCESS:
+            raise CompilerNotFoundError(f"{location} cannot compile: {log.strip() or self.error_text(status)}")
         found = _BUILD.search(ptx.decode("ascii", "replace"))
         if found:
             return f"{found[2]} {found[1]}"
@@ -172,6 +175,9 @@ class _Library:
 def _load(location: str) -> _Library:
     """The library at ``location``, checked to be an NVRTC of the version that its file name says."""
     try:
+        # NVRTC opens its builtins by bare name, and not every build of it knows to look beside itself.
+        for builtins in sorted(Path(location).parent.glob("libnvrtc-builtins.so*")) if "/" in location else ():
+            ctypes.CDLL(str(builtins))
         library = _Library(ctypes.CDLL(location), location)
     except (OSError, AttributeError) as error:
         raise CompilerNotFoundError(f"{location} cannot be loaded as NVRTC: {error}") from error

@@ -21,6 +21,11 @@ class PlainKvCache:
         """Positions for which there is room without growing."""
         return self._keys.shape[3]
 
+    @property
+    def head_dim(self) -> int:
+        """Values of a key, and of a value."""
+        return self._shape[3]
+
     def write(self, layer: int, start: int, keys: torch.Tensor, values: torch.Tensor, token: int = 0) -> None:
         """Stores positions from `start` on, rounded to bf16; keys and values are [kv_heads, positions, head_dim]."""
         end = start + keys.shape[1]

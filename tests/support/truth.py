@@ -1,7 +1,8 @@
-"""The truth that models are held to: the same weights in fp32 through transformers, and how close its own bf16 comes."""
+"""The truth that models are held to: the same weights in fp32 through transformers, and its own bf16 beside it."""
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import Any
 
@@ -56,11 +57,10 @@ def _rope_parameters(spec: ModelSpec) -> dict[str, Any]:
 
 def transformers_model(spec: ModelSpec, weights: RandomWeights, dtype: torch.dtype) -> Any:
     """A LlamaForCausalLM of this spec with these weights, on the CPU."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
+    transformers: Any = importlib.import_module("transformers")  # imported late: it takes seconds
     # Dynamic NTK takes the pretrained context from max_position_embeddings.
     dynamic = spec.rope.kind is RopeKind.DYNAMIC
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         vocab_size=spec.vocab_size,
         hidden_size=spec.hidden_size,
         intermediate_size=spec.intermediate_size,
@@ -76,7 +76,7 @@ def transformers_model(spec: ModelSpec, weights: RandomWeights, dtype: torch.dty
         rope_parameters=_rope_parameters(spec),
         attn_implementation="eager",
     )
-    model = LlamaForCausalLM(config).to(dtype).eval()
+    model = transformers.LlamaForCausalLM(config).to(dtype).eval()
     state = {llama_name(key): weights.tensor(key).to(dtype) for key in weight_shapes(spec)}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)

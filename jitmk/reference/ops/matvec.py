@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from jitmk.program.program import Epilogue, MatvecConfig
 from jitmk.reference.ops.rounding import to_bf16, unit_values

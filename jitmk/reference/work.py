@@ -1,0 +1,110 @@
+"""What an encoded instruction reads and writes, word by word: operands resolved as the kernel resolves them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from jitmk.errors import ScheduleError
+from jitmk.program.isa import NO_OPERAND, Instruction
+from jitmk.program.program import Buffer, BufferKind, Phase, Span
+from jitmk.program.weights import WeightPlan
+from jitmk.reference.words import value_words
+
+
+@dataclass(frozen=True)
+class Access:
+    """Values [begin, end) of an operand's buffer, and the words of them, one slice for each copy that is touched.
+
+    `words` begin where the instruction's operand says, which in a correct encoding is the buffer's offset.
+    """
+
+    operand: str
+    buffer: Buffer
+    begin: int
+    end: int
+    words: tuple[slice, ...]
+
+    def __str__(self) -> str:
+        return f"values {self.begin} to {self.end - 1} of buffer {self.buffer.name!r}"
+
+
+@dataclass(frozen=True)
+class UnitWork:
+    """One unit of an instruction: what it reads that no earlier unit of the instruction has, and what it writes."""
+
+    unit: int
+    reads: tuple[Access, ...]
+    writes: tuple[Access, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """An instruction with its phase, its weights as the operands name them, and its units."""
+
+    instruction: Instruction
+    phase: Phase
+    units: tuple[UnitWork, ...]
+
+
+class Resolver:
+    """Finds what instructions mean, as the kernel does: by their operands.
+
+    Args:
+        plan: where the weights lie.
+    """
+
+    def __init__(self, plan: WeightPlan) -> None:
+        self._matrices = {matrix.grain: name for name, matrix in plan.matrices.items()}
+        self._vectors = {vector.offset: name for name, vector in plan.vectors.items()}
+
+    def work(self, instruction: Instruction, phase: Phase, sm: int) -> Work:
+        """Resolves an instruction of an SM.
+
+        Raises:
+            ScheduleError: a weight operand points at no matrix or vector.
+        """
+        seen: set[Span] = set()
+        units = []
+        for unit in instruction.units:
+            fresh = [span for span in phase.reads(unit) if span not in seen]
+            seen.update(fresh)
+            reads = tuple(_access(instruction, phase, span, sm) for span in fresh)
+            writes = tuple(_access(instruction, phase, span, None) for span in phase.writes(unit))
+            units.append(UnitWork(unit, reads, writes))
+        return Work(instruction, self._with_weights(instruction, phase), tuple(units))
+
+    def _with_weights(self, instruction: Instruction, phase: Phase) -> Phase:
+        """The phase with the matrix and vectors that the instruction's operands point at."""
+
+        def find(operand: str, places: Mapping[int, str]) -> str | None:
+            place = instruction.operands.get(operand, NO_OPERAND)
+            if place == NO_OPERAND:
+                return None
+            if place not in places:
+                raise ScheduleError(f"phase {phase.name!r}: the operand {operand!r} is {place}, where nothing begins")
+            return places[place]
+
+        matrix = find("table", self._matrices) or find("weights", self._matrices)
+        return replace(phase, weights=matrix, norm=find("norm", self._vectors), bias=find("bias", self._vectors))
+
+
+def candidate_words(instruction: Instruction) -> slice:
+    """Where an instruction of the LM head publishes its candidate: the words of its key and its token id."""
+    first = instruction.operands["output"] + 2 * instruction.operands["candidate"]
+    return slice(first, first + 2)
+
+
+def _access(instruction: Instruction, phase: Phase, span: Span, sm: int | None) -> Access:
+    """A span's words: of the copy that an SM polls, or (`sm` None) of every copy."""
+    operand, buffer = next((o, b) for o, b in phase.buffers.items() if b.name == span.buffer)
+    if buffer.kind is BufferKind.CANDIDATE:
+        words = (slice(0, 0),)
+        if sm is not None:
+            first = instruction.operands[operand]
+            words = (slice(first, first + 2 * instruction.operands["candidates"]),)
+        return Access(operand, buffer, span.begin, span.end, words)
+    begin, end = value_words(buffer.kind, span.begin, span.end)
+    copies = range(buffer.copies) if sm is None else (sm % buffer.copies,)
+    starts = [instruction.operands[operand] + copy * buffer.copy_stride for copy in copies]
+    return Access(operand, buffer, span.begin, span.end, tuple(slice(at + begin, at + end) for at in starts))

@@ -231,3 +231,7 @@ def _warn_about_unknown(env: Mapping[str, str]) -> None:
             close = get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
             warnings.warn(f"{name} is not a setting of jitmk and has no effect{hint}", stacklevel=4)
+
+
+if __name__ == "__main__":
+    print(markdown_table())

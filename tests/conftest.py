@@ -1,4 +1,4 @@
-"""What holds for every test: jitmk's settings are the defaults, its cache is the test run's own, the GPU is optional."""
+"""What holds for every test: jitmk's settings are the defaults, its cache is the run's own, a GPU is optional."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(1024) spill(volatile float* data) {
   for (int i = 0; i < 96; ++i) value[i] = data[threadIdx.x + i * 1024];
   __syncthreads();
 #pragma unroll
-  for (int i = 0; i < 96; ++i) data[threadIdx.x + i * 1024] = value[95 - i] * value[i];
+  for (int i = 0; i < 96; ++i) data[threadIdx.x + i * 1024] = value[95 - i] * value[i * 37 % 96] + value[i];
 }
 """
 

@@ -102,6 +102,9 @@ class PhaseOutputs(Protocol):
             fp32 [values] on the CPU for each buffer of kind BF16 or FP32, and "logits", fp32 [vocab_size].
         """
 
+    def cached(self, layer: int, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys (rotated) and values of the first positions, each [kv_heads, positions, head_dim] on the CPU."""
+
 
 def sampled_stream(
     backend: DecodeBackend, token: int, position: int, steps: int, sampling: DeviceSampling

@@ -94,6 +94,10 @@ class ReferenceBackend:
         machine.step(token, position, want_logits=True)
         return {name: values.clone() for name, values in machine.outputs().items()}
 
+    def cached(self, layer: int, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `PhaseOutputs.cached`."""
+        return self._running().cache.read(layer, positions)
+
     def reset(self) -> None:
         """See `DecodeBackend.reset`."""
         self._running().reset()

@@ -49,7 +49,8 @@ class TorchBackend:
         weights = load_resident(plan, source, device, also_needed=also_needed, progress=progress)
         self._device = device
         self._max_seq_len = max_seq_len
-        self._prefill: Prefill | None = Prefill(spec, weights, KvCache(spec, max_seq_len, device))
+        self._cache: KvCache | None = KvCache(spec, max_seq_len, device)
+        self._prefill: Prefill | None = Prefill(spec, weights, self._cache)
 
     @property
     def name(self) -> str:
@@ -87,12 +88,19 @@ class TorchBackend:
         outputs["logits"] = self._running().step(token, position, keep).cpu()
         return outputs
 
+    def cached(self, layer: int, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `PhaseOutputs.cached`."""
+        self._running()
+        assert self._cache is not None
+        keys, values = self._cache.read(layer, positions)
+        return keys.cpu(), values.cpu()
+
     def reset(self) -> None:
         """Nothing to do: every call overwrites the cache from its position on."""
 
     def close(self) -> None:
         """See `DecodeBackend.close`."""
-        self._prefill = None
+        self._prefill = self._cache = None
 
     def _running(self) -> Prefill:
         if self._prefill is None:

@@ -15,6 +15,7 @@ from jitmk.errors import ConfigError
 from jitmk.model.spec import ModelSpec
 from jitmk.program.program import BufferKind
 from jitmk.program.weights import plan_weights
+from jitmk.reference.cache import PlainKvCache
 from jitmk.reference.execute import NoiseFunction, Sampling, StepInput
 from jitmk.reference.interleaving import Agent, Interleaving, run_to_end
 from jitmk.reference.kv_ledger import KvLedger
@@ -62,6 +63,11 @@ class ScheduleMachine:
         self._epoch = 0
         self.logits: list[torch.Tensor] = []
         """The logits of every step of the last launch, fp32 [vocab_size]."""
+
+    @property
+    def cache(self) -> PlainKvCache:
+        """Keys and values of every position so far."""
+        return self._memory.kv.cache
 
     @torch.inference_mode()
     def run(

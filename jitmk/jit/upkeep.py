@@ -7,6 +7,7 @@ jitmk itself writes, in folders named as it names them, are ever removed.
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -174,10 +175,12 @@ def _remove(item: Item) -> bool:
 def _is_ours(item: Item) -> bool:
     """Whether a folder holds only files that jitmk writes there; a kernel also has jitmk's mark, or no mark at all."""
     try:
-        names = {path.name for path in item.path.iterdir()}
+        with os.scandir(item.path) as found:
+            contents = list(found)
     except OSError:
         return False
-    if not names <= entries.FILES:
+    names = {each.name for each in contents}
+    if not names <= entries.FILES or any(each.is_dir(follow_symlinks=False) for each in contents):
         return False
     if item.kind != "kernel" or entries.META not in names:
         return True

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 
+from jitmk.model.checkpoint import WeightSource
 from jitmk.model.spec import ModelSpec, WeightKey
 from jitmk.program.weights import Join, plan_weights
 from jitmk.reference.ops.rounding import to_bf16
-
-if TYPE_CHECKING:
-    from jitmk.model.checkpoint import WeightSource
 
 
 class StepWeights(Protocol):

@@ -1,14 +1,11 @@
-"""Tiny models: specs that compile and run in no time, and random weights for them."""
+"""Tiny models: specs that run in no time. `jitmk.model.checkpoint.RandomCheckpoint` makes weights for them."""
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from jitmk.model.spec import Activation, ModelSpec, Role, RopeKind, RopeSpec, WeightKey, weight_shapes
+from jitmk.model.spec import Activation, ModelSpec, RopeKind, RopeSpec
 
 ROPES = {
     RopeKind.DEFAULT: RopeSpec(RopeKind.DEFAULT, 10000.0, 0),
@@ -43,28 +40,3 @@ def tiny_spec(*, rope: RopeKind = RopeKind.DEFAULT, **changes: Any) -> ModelSpec
     )
     spec = replace(spec, **changes)
     return replace(spec, rope=replace(spec.rope, rotary_dim=spec.rope.rotary_dim or spec.head_dim))
-
-
-class RandomWeights:
-    """A `WeightSource` of random tensors, the same for the same spec and seed, on whatever order they are asked for.
-
-    Matrices keep the scale of their input, norms lie around 1, biases are small.
-    """
-
-    def __init__(self, spec: ModelSpec, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> None:
-        self.shapes = weight_shapes(spec)
-        self.seed = seed
-        self.dtype = dtype
-
-    def tensor(self, key: WeightKey) -> torch.Tensor:
-        """The tensor of a key, `dtype`, in its shape."""
-        shape = self.shapes[key]
-        generator = torch.Generator().manual_seed(zlib.crc32(str(key).encode()) + self.seed)
-        values = torch.randn(shape, generator=generator)
-        if key.role in (Role.FINAL_NORM, Role.ATTENTION_NORM, Role.MLP_NORM):
-            values = 1 + 0.2 * values
-        elif len(shape) == 1:
-            values = 0.1 * values
-        elif key.role is not Role.EMBEDDING:
-            values = values * shape[1] ** -0.5
-        return values.to(self.dtype)

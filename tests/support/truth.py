@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from jitmk.model.checkpoint import WeightSource
 from jitmk.model.spec import ModelSpec, Role, RopeKind, WeightKey, weight_shapes
-from tests.support.tiny import RandomWeights
 
 _NAMES = {
     Role.EMBEDDING: "model.embed_tokens.weight",
@@ -55,7 +55,7 @@ def _rope_parameters(spec: ModelSpec) -> dict[str, Any]:
     return parameters
 
 
-def transformers_model(spec: ModelSpec, weights: RandomWeights, dtype: torch.dtype) -> Any:
+def transformers_model(spec: ModelSpec, weights: WeightSource, dtype: torch.dtype) -> Any:
     """A LlamaForCausalLM of this spec with these weights, on the CPU."""
     transformers: Any = importlib.import_module("transformers")  # imported late: it takes seconds
     # Dynamic NTK takes the pretrained context from max_position_embeddings.
@@ -86,7 +86,7 @@ def transformers_model(spec: ModelSpec, weights: RandomWeights, dtype: torch.dty
 
 
 @torch.inference_mode()
-def transformers_logits(spec: ModelSpec, weights: RandomWeights, ids: list[int], dtype: torch.dtype) -> torch.Tensor:
+def transformers_logits(spec: ModelSpec, weights: WeightSource, ids: list[int], dtype: torch.dtype) -> torch.Tensor:
     """Logits of every token of a prompt through transformers, fp32 [len(ids), vocab_size]."""
     logits: torch.Tensor = transformers_model(spec, weights, dtype)(torch.tensor([ids])).logits[0].float()
     return logits

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jitmk.model.spec import ModelSpec
+from jitmk.program.lowering import lower
+from jitmk.schedule.cost import TimeModel, UnitCost, choose_splits, split_ladder, unit_cost
+from tests.support.programs import phase_index
+from tests.support.tiny import tiny_spec
+
+LLAMA_1B = tiny_spec(
+    hidden_size=2048, intermediate_size=8192, num_layers=16, num_heads=32, num_kv_heads=8, vocab_size=128256
+)
+
+
+@pytest.mark.parametrize(("context", "splits"), [(1, 1), (128, 1), (8192, 16), (131072, 16)])
+def test_splits_of_llama_1b_on_an_h200(context: int, splits: int) -> None:
+    assert choose_splits(LLAMA_1B, 132, context) == splits
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([LLAMA_1B, tiny_spec(), tiny_spec(num_heads=16, num_kv_heads=1), tiny_spec(num_kv_heads=4)]),
+    st.integers(1, 200),
+    st.integers(1, 100_000),
+)
+def test_splits_come_from_the_ladder_and_grow(spec: ModelSpec, sms: int, context: int) -> None:
+    ladder = split_ladder(spec, sms)
+    assert ladder == tuple(sorted(set(ladder))) and ladder[0] == 1 and len(ladder) <= 9
+    chosen = choose_splits(spec, sms, context)
+    assert chosen in ladder
+    assert chosen <= choose_splits(spec, sms, 8 * context)
+
+
+def test_ladder_fills_the_sms() -> None:
+    assert split_ladder(LLAMA_1B, 132) == (1, 2, 4, 8, 16)
+    assert split_ladder(tiny_spec(num_kv_heads=1), 100) == (1, 2, 4, 8, 16, 32, 64, 100)
+    assert split_ladder(LLAMA_1B, 4) == (1,), "fewer SMs than head groups"
+
+
+def test_unit_costs_add_up_to_the_model() -> None:
+    program = lower(LLAMA_1B)
+    streamed = sum(p.units * unit_cost(p, 0).bytes for p in program.phases if p.weights and p.name != "embed")
+    # hidden and intermediate sizes need no padding here; the embedding is not streamed.
+    assert streamed == 2 * (LLAMA_1B.parameters - (2 * 16 + 1) * 2048 - 128256 * 2048)
+
+
+def test_attention_costs_its_share_of_the_context() -> None:
+    program = lower(LLAMA_1B, splits=4)
+    phase = program.phases[phase_index(program, "layers.0.attention")]
+    assert unit_cost(phase, 1024).bytes == 1024 // 4 * 64 * 2 * 2
+    assert unit_cost(phase, 0) == UnitCost(0, 0)
+
+
+def test_time_is_the_slower_of_memory_and_arithmetic() -> None:
+    model = TimeModel(bytes_per_us=10, flops_per_us=100)
+    assert model.unit_us(UnitCost(50, 100)) == 5
+    assert model.unit_us(UnitCost(50, 1000)) == 10

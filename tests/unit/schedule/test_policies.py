@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import heapq
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jitmk.arch import GpuArch
+from jitmk.errors import ConfigError
+from jitmk.program.lowering import lower
+from jitmk.program.program import Program
+from jitmk.schedule.build import make_schedule
+from jitmk.schedule.policies import POLICIES
+from jitmk.schedule.policies.listing import fill_levels
+from jitmk.schedule.verify import verify
+from tests.support.programs import branching_program, phase_index
+from tests.support.tiny import tiny_spec
+
+
+def programs() -> dict[str, Program]:
+    return {
+        "plain": lower(tiny_spec()),
+        "split": lower(tiny_spec(num_heads=16, num_kv_heads=1), splits=5),
+        "wide": lower(tiny_spec(vocab_size=3000, num_layers=1)),
+        "branching": branching_program(),
+    }
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", programs())
+@pytest.mark.parametrize("sms", [1, 2, 3, 7, 132, 500])
+def test_schedules_are_sound(policy: str, name: str, sms: int) -> None:
+    schedule = make_schedule(programs()[name], sms, policy)
+    verify(schedule)
+    assert len(schedule.queues) == schedule.sms == sms and schedule.policy == policy
+    for queue in schedule.queues:
+        phases = [assignment.phase for assignment in queue]
+        assert len(set(phases)) == len(phases), "one instruction for a phase on an SM"
+
+
+@pytest.mark.parametrize("policy", ["round_robin", "zigzag", "wave"])
+def test_even_policies_deal_evenly(policy: str) -> None:
+    schedule = make_schedule(programs()["wide"], 7, policy)
+    for phase in schedule.program.phases:
+        counts = [sum(a.unit_count for a in queue if a.phase == phase.index) for queue in schedule.queues]
+        assert max(counts) - min(counts) <= 1
+
+
+def sms_of(program: Program, sms: int, policy: str, phase: int) -> list[int]:
+    """The SM of each unit of a phase."""
+    owner = {
+        unit: sm
+        for sm, queue in enumerate(make_schedule(program, sms, policy).queues)
+        for assignment in queue
+        if assignment.phase == phase
+        for unit in assignment.units
+    }
+    return [owner[unit] for unit in range(len(owner))]
+
+
+def test_round_robin_goes_on_where_it_ended() -> None:
+    program, sms, expected = programs()["plain"], 5, 0
+    for phase in program.phases:
+        owners = sms_of(program, sms, "round_robin", phase.index)
+        assert owners == [(expected + unit) % sms for unit in range(phase.units)]
+        expected = (owners[-1] + 1) % sms
+
+
+def test_zigzag_turns_round() -> None:
+    program = programs()["plain"]
+    assert sms_of(program, 5, "zigzag", 0) == [0, 1, 2, 3, 4, 0, 1, 2]
+    assert sms_of(program, 5, "zigzag", 1)[:6] == [4, 3, 2, 1, 0, 4]
+
+
+def test_wave_is_contiguous_and_spreads() -> None:
+    program = programs()["plain"]
+    owners = sms_of(program, 3, "wave", 1)
+    assert owners == sorted(owners)
+    assert sms_of(program, 8, "wave", phase_index(program, "layers.0.attention")) == [3, 7]
+
+
+def test_list_uses_the_sms_that_a_branch_leaves_free() -> None:
+    program = branching_program()
+    left, right = (sms_of(program, 4, "list", phase_index(program, side)) for side in ("left", "right"))
+    assert len({*left, *right}) == 4, "two units on each side, four SMs"
+
+
+def test_list_evens_out_what_attention_cost() -> None:
+    """With a long context the SMs that attend get fewer units of the phases after it."""
+    program = lower(tiny_spec(num_layers=1, num_kv_heads=1))
+    schedule = make_schedule(program, 4, "list", context=65536)
+    attending = sms_of(program, 4, "list", phase_index(program, "layers.0.attention"))
+    after = phase_index(program, "layers.0.o_proj")
+    counts = [sum(a.unit_count for a in queue if a.phase == after) for queue in schedule.queues]
+    assert len(attending) == 1 and sum(counts) == program.phases[after].units
+    (busy,) = {
+        sm
+        for sm, queue in enumerate(schedule.queues)
+        for a in queue
+        if program.phases[a.phase].name.endswith("attention")
+    }
+    assert counts[busy] < max(counts)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(0, 100), min_size=1, max_size=12),
+    st.floats(0.01, 50),
+    st.integers(1, 60),
+)
+def test_fill_levels_is_list_scheduling(start: list[float], unit: float, units: int) -> None:
+    counts = fill_levels(start, unit, units)
+    heap = [(at, sm) for sm, at in enumerate(start)]
+    heapq.heapify(heap)
+    for _ in range(units):
+        at, sm = heapq.heappop(heap)
+        heapq.heappush(heap, (at + unit, sm))
+    assert sum(counts) == units and min(counts) >= 0
+    finish = max(at + count * unit for at, count in zip(start, counts, strict=True) if count)
+    one_by_one = max(at for at, sm in heap if at > start[sm])
+    assert finish == pytest.approx(one_by_one)
+
+
+@pytest.mark.parametrize("context", [64, 65536])
+def test_pool_keeps_streaming_and_waiting_apart(context: int) -> None:
+    program = lower(tiny_spec(hidden_size=1024, intermediate_size=4096, num_layers=1, vocab_size=20000))
+    schedule = make_schedule(program, 16, "pool", context=context)
+    sms: dict[str, set[int]] = {}
+    for sm, queue in enumerate(schedule.queues):
+        for assignment in queue:
+            sms.setdefault(program.phases[assignment.phase].name, set()).add(sm)
+    streaming = sms["lm_head"] | sms["layers.0.gate_up"]
+    assert len(streaming) > 12
+    assert streaming.isdisjoint(sms["embed"] | sms["sample"])
+    # Attention waits more than it streams while the context is short.
+    assert streaming.isdisjoint(sms["layers.0.attention"]) == (context == 64)
+
+
+def test_an_arch_gives_its_sms() -> None:
+    assert make_schedule(programs()["plain"], GpuArch.parse("sm_90a")).sms == 132
+
+
+def test_bad_requests_are_refused() -> None:
+    program = programs()["plain"]
+    with pytest.raises(ConfigError, match="no schedule policy 'fastest'; policies are list, pool"):
+        make_schedule(program, 4, "fastest")
+    with pytest.raises(ConfigError, match="sms = 0"):
+        make_schedule(program, 0)

@@ -30,6 +30,16 @@ def _why_no_gpu() -> str | None:
     return None if major.value >= 9 else f"needs compute capability 9.0 or newer, GPU 0 has major {major.value}"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite the texts that tests compare with")
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    """Whether checked-in texts are to be written instead of compared with."""
+    return bool(request.config.getoption("--update-golden"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     reason = _why_no_gpu() if gpu else None

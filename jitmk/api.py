@@ -53,7 +53,7 @@ def load_model(
         DeviceMemoryError: weights and cache do not fit; nothing was allocated.
         ConfigError, UnsupportedModelError: the model's config, dtype or max_seq_len is not one that jitmk runs.
         CheckpointError: the model's files are missing or damaged.
-        TokenizerError: the tokenizer is missing or damaged.
+        TokenizerError: the tokenizer is damaged. (A model without one takes token ids only.)
         CodegenError, CompileError, CompilerNotFoundError: no kernel can be built.
         SettingsError: an environment variable of jitmk has a value that it cannot have.
     """
@@ -62,16 +62,19 @@ def load_model(
     selection = select_backend(backend, device)
     if id_or_path is None:
         id_or_path = bundled_model_dir()
-    folder = resolve(
-        id_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-    )
+    folder = resolve(id_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     family = spec_from_config(read_config(folder), max_seq_len=max_seq_len)
     generation_config = read_generation_config(folder)
     tokenizer = load_tokenizer(folder)
     with Checkpoint.open(folder, family) as checkpoint:
         live = open_backend(selection, checkpoint, max_seq_len=family.spec.max_positions, settings=settings)
     return Model(
-        family.spec, tokenizer, live, backend_reason=selection.reason, generation_config=generation_config
+        family.spec,
+        live,
+        tokenizer,
+        folder,
+        backend_reason=selection.reason,
+        generation_config=generation_config,
     )
 
 

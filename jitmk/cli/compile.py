@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jitmk.arch import GpuArch
-from jitmk.cli.options import add_model_options
+from jitmk.cli.options import add_model_options, model_folder
 from jitmk.errors import DeviceError, JitmkError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "compile",
         help="compile a model's kernel into the cache",
-        description="Compile the kernel of a model into the cache. Needs no GPU and, of the model, only its config.json.",
+        description="Compile a model's kernel into the cache. Needs no GPU and, of the model, only its config.json.",
     )
     add_model_options(parser, backend=False)
     parser.add_argument(
@@ -72,16 +72,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _spec(args: argparse.Namespace) -> ModelSpec:
     from jitmk.model.families import spec_from_config
-    from jitmk.model.files import read_config, resolve
-    from jitmk.models import bundled_model_dir
+    from jitmk.model.files import read_config
 
-    folder = resolve(
-        args.model or bundled_model_dir(),
-        revision=args.revision,
-        cache_dir=args.cache_dir,
-        local_files_only=args.local_files_only,
-    )
-    return spec_from_config(read_config(folder), max_seq_len=args.max_seq_len).spec
+    return spec_from_config(read_config(model_folder(args)), max_seq_len=args.max_seq_len).spec
 
 
 def _targets(names: list[str] | None) -> list[GpuArch]:

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader went away (`jitmk generate ... | head`); Python must not complain again when it exits.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return EXIT_ERROR
     return int(status)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,10 +12,14 @@ if TYPE_CHECKING:
 BACKENDS = ("auto", "megakernel", "reference", "torch")
 
 
-def add_model_options(parser: argparse.ArgumentParser, *, backend: bool = True) -> None:
-    """--model and how to find and hold it."""
+def add_model_options(parser: argparse.ArgumentParser, *, backend: bool = True, positional: bool = False) -> None:
+    """--model (or a positional argument) and how to find and hold it."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", metavar="ID_OR_PATH", help="Hub id or local folder (default: the bundled model)")
+    text = "Hub id or local folder (default: the bundled model)"
+    if positional:
+        group.add_argument("model", nargs="?", metavar="MODEL", help=text)
+    else:
+        group.add_argument("--model", metavar="ID_OR_PATH", help=text)
     group.add_argument("--revision", help="branch, tag or commit on the Hub")
     group.add_argument("--cache-dir", metavar="DIR", help="where the Hub's files are kept")
     group.add_argument("--local-files-only", action="store_true", help="download nothing")
@@ -37,3 +42,16 @@ def load_from_options(args: argparse.Namespace, **overrides: Any) -> Model:
         "device": getattr(args, "device", None),
     }
     return load_model(args.model, **(arguments | overrides))
+
+
+def model_folder(args: argparse.Namespace) -> Path:
+    """The folder of the model that the options name, downloaded where it must be."""
+    from jitmk.model.files import resolve
+    from jitmk.models import bundled_model_dir
+
+    return resolve(
+        args.model or bundled_model_dir(),
+        revision=args.revision,
+        cache_dir=args.cache_dir,
+        local_files_only=args.local_files_only,
+    )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Protocol
 
 from jitmk.engine.backend import DecodeBackend, DeviceSampling
 from jitmk.engine.result import FinishReason, GenerationResult, Timings
@@ -16,6 +17,45 @@ from jitmk.errors import GenerationError
 from jitmk.model.tokenizer import Tokenizer
 
 _Choice = tuple[int, TokenLogprobs | None]
+
+_CONTEXT_TOKENS = 16
+"""Tokens at the end of a prompt that may change the text of the first ones after it."""
+
+
+class TextDecoder(Protocol):
+    """Turns tokens into text, one at a time; `StreamDecoder` is one."""
+
+    def push(self, token: int) -> str:
+        """The text that a token completes."""
+
+    def flush(self) -> str:
+        """The rest of the text, at the end."""
+
+
+class NoText:
+    """The decoder of a model that has no tokenizer."""
+
+    def push(self, token: int) -> str:
+        """No text."""
+        return ""
+
+    def flush(self) -> str:
+        """No text."""
+        return ""
+
+
+def text_decoder(tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> TextDecoder:
+    """A decoder for what follows a prompt.
+
+    Some tokenizers drop the space in front of a text's first word. With the prompt's tokens, that word is not the
+    first one any more, so that prompt and text can be put together as they are.
+    """
+    decoder = tokenizer.stream_decoder()
+    context = prompt[-_CONTEXT_TOKENS:]
+    if "".join(map(decoder.push, context)) == tokenizer.decode(context):
+        return decoder
+    # The prompt ends in the middle of something: its rest must not become part of the text.
+    return tokenizer.stream_decoder()
 
 
 def choose_tokens(backend: DecodeBackend, ids: Sequence[int], params: SamplingParams) -> Generator[_Choice, None, None]:
@@ -30,7 +70,7 @@ def choose_tokens(backend: DecodeBackend, ids: Sequence[int], params: SamplingPa
     if not params.needs_logits:
         sampling = DeviceSampling(params.temperature, params.seed)
         stream = backend.decode_stream(token, len(previous), params.max_new_tokens - 1, sampling)
-        with closing(stream):  # type: ignore[type-var]
+        with closing(stream):
             for token in stream:
                 yield token, None
         return
@@ -48,7 +88,7 @@ class TextStream:
 
     Args:
         backend: what runs the model; it is this stream's from the first piece to the last.
-        tokenizer: turns tokens into text.
+        decoder: turns tokens into text.
         ids: the prompt.
         params: how to choose tokens, and when to end; prompt and tokens fit into the backend.
         turn: is entered while the backend is used.
@@ -58,7 +98,7 @@ class TextStream:
     def __init__(
         self,
         backend: DecodeBackend,
-        tokenizer: Tokenizer,
+        decoder: TextDecoder,
         ids: Sequence[int],
         params: SamplingParams,
         turn: AbstractContextManager[None],
@@ -68,7 +108,7 @@ class TextStream:
         self._record = _Record(len(ids), params)
         choices = choose_tokens(backend, ids, params)
         # The generator must not refer to this object: a stream that is dropped half read is freed, and ends, at once.
-        self._pieces = _pieces(choices, tokenizer, params, turn, self._record)
+        self._pieces = _pieces(choices, decoder, params, turn, self._record)
 
     @property
     def result(self) -> GenerationResult:
@@ -139,13 +179,13 @@ class _Record:
 
 def _pieces(
     choices: Generator[_Choice, None, None],
-    tokenizer: Tokenizer,
+    decoder: TextDecoder,
     params: SamplingParams,
     turn: AbstractContextManager[None],
     record: _Record,
 ) -> Generator[str, None, None]:
     """Text as it becomes certain; ends at the first stop token or stop string."""
-    decoder, matcher = tokenizer.stream_decoder(), StopMatcher(params.stop)
+    matcher = StopMatcher(params.stop)
     reason = FinishReason.LENGTH
     with turn, closing(choices):
         record.begun = time.perf_counter()

@@ -38,8 +38,7 @@ def matrix_slabs(source: WeightSource, matrix: Matrix, device: torch.device) -> 
     for begin in range(0, rows, slab):
         end = min(rows, begin + slab)
         pieces = [
-            _to_bf16(part[first:last].to(device), key)
-            for key, part, first, last in _pieces(matrix, parts, begin, end)
+            _to_bf16(part[first:last].to(device), key) for key, part, first, last in _pieces(matrix, parts, begin, end)
         ]
         if matrix.join is Join.INTERLEAVE:
             yield begin, torch.stack(pieces, dim=1).flatten(0, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 
@@ -113,7 +113,9 @@ class MegakernelBackend:
         self._launcher.synchronize()
         return self._logits[0]
 
-    def decode_stream(self, token: int, position: int, steps: int, sampling: DeviceSampling) -> Iterator[int]:
+    def decode_stream(
+        self, token: int, position: int, steps: int, sampling: DeviceSampling
+    ) -> Generator[int, None, None]:
         """As `DecodeBackend.decode_stream`; tokens arrive while the launch that makes them runs on."""
         self._require_open()
         while steps > 0:
@@ -155,6 +157,12 @@ class MegakernelBackend:
             if buffer.kind is not BufferKind.CANDIDATE
         }
         return outputs | {"logits": self._logits[0].cpu()}
+
+    def cached(self, layer: int, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `PhaseOutputs.cached`."""
+        self._require_open()
+        keys, values = self._cache.read(layer, positions)
+        return keys.cpu(), values.cpu()
 
     def reset(self) -> None:
         """Waits for what is under way. The cache need not be cleared: its positions are written before they are read."""

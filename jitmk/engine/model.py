@@ -7,18 +7,19 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 
 from jitmk.engine.backend import DecodeBackend
-from jitmk.engine.generation import TextStream
+from jitmk.engine.generation import NoText, TextDecoder, TextStream, text_decoder
 from jitmk.engine.result import GenerationResult
 from jitmk.engine.sampling import SamplingParams
 from jitmk.errors import BackendError, ContextLengthError, GenerationError
 from jitmk.model.spec import ModelSpec
-from jitmk.model.tokenizer import Tokenizer
+from jitmk.model.tokenizer import Tokenizer, missing_tokenizer
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 """A text, token ids, or chat messages: {"role": ..., "content": ...}."""
@@ -32,7 +33,7 @@ class Model:
 
     Attributes:
         spec: what the model computes.
-        tokenizer: text to token ids and back.
+        folder: where its files are.
         backend_reason: why `backend_name` was taken, for people to read.
         generation_config: the defaults of `generate`, as generation_config.json gives them.
     """
@@ -40,14 +41,16 @@ class Model:
     def __init__(
         self,
         spec: ModelSpec,
-        tokenizer: Tokenizer,
         backend: DecodeBackend,
+        tokenizer: Tokenizer | None,
+        folder: Path,
         *,
         backend_reason: str = "",
         generation_config: Mapping[str, Any] | None = None,
     ) -> None:
         self.spec = spec
-        self.tokenizer = tokenizer
+        self.folder = folder
+        self._tokenizer = tokenizer
         self.backend_reason = backend_reason
         self.generation_config = dict(generation_config or {})
         self._backend = backend
@@ -57,13 +60,20 @@ class Model:
 
     @property
     def backend_name(self) -> str:
-        """"megakernel", "reference" or "torch"."""
+        """ "megakernel", "reference" or "torch"."""
         return self._backend.name
 
     @property
     def backend(self) -> DecodeBackend:
         """What runs the steps, for tests and tools. `generate` and `stream` hold a lock; this does not."""
         return self._backend
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text to token ids and back. Raises TokenizerError if the model has none: it then takes token ids only."""
+        if self._tokenizer is None:
+            raise missing_tokenizer(self.folder)
+        return self._tokenizer
 
     @property
     def max_seq_len(self) -> int:
@@ -103,7 +113,12 @@ class Model:
         params = SamplingParams.resolve(self.generation_config, **sampling)
         asked_for = sampling.get("max_new_tokens") is not None
         params = self._fit(len(ids), params, asked_for)
-        return TextStream(self._backend, self.tokenizer, ids, params, self._turn(), self._require_open)
+        decoder: TextDecoder = NoText()
+        if self._tokenizer is not None:
+            decoder = text_decoder(self._tokenizer, ids if isinstance(prompt, str) else ())
+        elif params.stop:
+            raise missing_tokenizer(self.folder)
+        return TextStream(self._backend, decoder, ids, params, self._turn(), self._require_open)
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
         """The logits after every token of a sequence, fp32 [len(ids), vocab_size] on the CPU.
@@ -125,7 +140,7 @@ class Model:
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt) if prompt else []
         elif _are_messages(prompt):
-            ids = self.tokenizer.apply_chat_template(prompt)
+            ids = self.tokenizer.encode_chat(prompt)  # type: ignore[arg-type]
         else:
             ids = prompt  # type: ignore[assignment]
         return self._check_ids(ids)
@@ -186,7 +201,7 @@ class Model:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Holds the backend. Waits for other threads; refuses a thread that holds it already, which would wait forever."""
+        """Holds the backend. Waits for other threads; refuses a thread that holds it already: it would wait forever."""
         if self._holder == threading.get_ident():
             raise GenerationError(
                 "a stream of this model is still being read by this thread: read it to its end or close it first"

@@ -151,7 +151,7 @@ class Prefill:
         qkv = self._project(normed, prefix + "qkv", spec.qkv_bias)
         observe(prefix + "qkv.output", qkv)
         heads = qkv.view(len(qkv), -1, spec.head_dim).transpose(0, 1)
-        queries, keys, values = heads.split((spec.num_heads, spec.num_kv_heads, spec.num_kv_heads))
+        queries, keys, values = torch.split(heads, [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads])
         self._cache.write(layer, start, _rotate(keys, rope), values)
         attended = self._attend(layer, _rotate(queries, rope), start)
         observe(prefix + "attention.output", attended)
@@ -171,7 +171,7 @@ class Prefill:
     def _attend(self, layer: int, queries: torch.Tensor, start: int) -> torch.Tensor:
         """Causal attention over the cache: queries [heads, n, head_dim] -> fp32 [n, heads * head_dim]."""
         spec, dtype, count = self._spec, self._weights.compute_dtype, queries.shape[1]
-        grouped = queries.to(dtype).unflatten(0, (spec.num_kv_heads, spec.query_group))
+        grouped = queries.to(dtype).view(spec.num_kv_heads, spec.query_group, count, spec.head_dim)
         total = start + count
         # Each key/value head is broadcast over its group of query heads without being copied.
         keys, values = (

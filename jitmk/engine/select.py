@@ -129,8 +129,9 @@ def _select_auto(wanted: torch.device | None) -> Selection:
     except DeviceError as error:
         if wanted is not None:
             raise
-        cause = str(error).removesuffix(NEEDED).rstrip(". ")
-        return Selection("reference", torch.device("cpu"), f"the megakernel cannot run here: {cause}")
+        # One line: without the advice, which has been followed, and without what the Python package said.
+        why = str(error).removesuffix(NEEDED).replace(f" ({error.__cause__})", "").rstrip(". ")
+        return Selection("reference", torch.device("cpu"), f"the megakernel cannot run here: {why}")
 
 
 def _megakernel(wanted: torch.device | None, reason: str) -> Selection:

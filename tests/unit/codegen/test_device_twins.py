@@ -13,7 +13,7 @@ import torch
 from jitmk.arch import GpuArch
 from jitmk.engine.philox import gumbel, philox4x32
 from jitmk.program.kv_layout import TILE_POSITIONS, KvLayout
-from jitmk.program.packing import GRAIN_BYTES, MatrixLayout, pack
+from jitmk.program.packing import MatrixLayout, pack
 from tests.support.host_shim import run_on_host
 from tests.support.rendering import inline, isa_part
 from tests.support.tiny import tiny_spec
@@ -74,7 +74,6 @@ def test_embedding_rows_lie_in_the_packed_head(tmp_path: Path) -> None:
         expected = elements[places[:, 0], places[:, 1]] % 65536
         assert torch.equal(low[at].long() + 256 * high[at].long(), expected), (rows, columns)
         assert int(places[:, 2].max()) < MatrixLayout(rows, columns).nbytes
-    assert GRAIN_BYTES % 2 == 0
 
 
 def test_philox_counts_alike(tmp_path: Path) -> None:
@@ -99,7 +98,8 @@ def test_noise_is_the_same_and_greedy_has_none(tmp_path: Path) -> None:
   p.seed_low = {seed & 0xFFFFFFFF}u, p.seed_high = {seed >> 32}u;
   for (int greedy = 0; greedy < 2; greedy++) {{
     p.greedy = greedy;
-    for (int t = 0; t < {vocabulary}; t++) std::printf("%.9g\\n", jitmk::vm::gumbel_of_row(p, {position}, t / 8, t % 8));
+    for (int t = 0; t < {vocabulary}; t++)
+      std::printf("%.9g\\n", jitmk::vm::gumbel_of_row(p, {position}, t / 8, t % 8));
   }}"""
     values = torch.tensor([float(row[0]) for row in run_on_host(_device("vm/candidate.cuh"), main, tmp_path)])
     noise, none = values.view(2, vocabulary)

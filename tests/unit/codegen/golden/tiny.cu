@@ -108,8 +108,10 @@ enum class Mark : u32 {
   STORED = 3,
   LOADED = 4,
   STALL = 5,
+  MET = 6,
+  FIRST_INPUT = 7,
 };
-constexpr int MARKS = 6;
+constexpr int MARKS = 8;
 
 constexpr int REPORT_VALID = 0;
 constexpr int REPORT_SM = 1;

@@ -43,8 +43,8 @@ def missing_tokenizer(folder: Path) -> TokenizerError:
 class Tokenizer:
     """A checkpoint's tokenizer: what its tokenizer.json says, which is what transformers' AutoTokenizer computes, but:
 
-    - transformers 5 rebuilds the tokenizers of class LlamaTokenizer with rules of its own, which change the ids of texts
-      that begin with spaces or hold special tokens; jitmk keeps to the file, as transformers 4 did;
+    - transformers 5 rebuilds the tokenizers of class LlamaTokenizer with rules of its own, which change the ids of
+      texts that begin with spaces or hold special tokens; jitmk keeps to the file, as transformers 4 did;
     - spaces before punctuation are kept when decoding (`clean_up_tokenization_spaces` corrupts text);
     - special tokens that the vocabulary lacks get no new ids, for which the model would have no embedding.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig
@@ -68,6 +69,18 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
     return config | {"rope_theta": theta, "rope_scaling": rope}
 
 
+VERSION_4 = int(transformers.__version__.split(".")[0]) < 5
+
+
+def their_module(config: dict[str, Any]) -> LlamaRotaryEmbedding:
+    """transformers' embedding for a config; 4.x knows the old spelling only."""
+    config = copy.deepcopy(config)
+    if VERSION_4 and "rope_parameters" in config:
+        rope = config.pop("rope_parameters")
+        config |= {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope}
+    return LlamaRotaryEmbedding(LlamaConfig(**config))
+
+
 def expected(module: LlamaRotaryEmbedding, positions: range) -> tuple[torch.Tensor, torch.Tensor]:
     """transformers' cos and sin, without the copy for the second half of the head."""
     cos, sin = module(torch.zeros(1), torch.arange(positions.start, positions.stop)[None])
@@ -75,12 +88,13 @@ def expected(module: LlamaRotaryEmbedding, positions: range) -> tuple[torch.Tens
     return cos[0, :, :half], sin[0, :, :half]
 
 
+@pytest.mark.skipif(VERSION_4, reason="transformers 4 reads some keys of YaRN and Llama 3 ropes differently")
 @pytest.mark.filterwarnings("ignore:.*factor=")  # random YaRN configs seldom agree with themselves
 @settings(deadline=None, max_examples=150)
 @given(configs(), st.integers(1, 600))
 def test_prefill_and_decode_agree_with_transformers(config: dict[str, Any], prompt_length: int) -> None:
     rope = spec_from_config(config).spec.rope
-    module = LlamaRotaryEmbedding(LlamaConfig(**copy.deepcopy(config)))
+    module = their_module(config)
     ours = rope_table(rope, range(prompt_length), prompt_length)
     bound = tolerance(prompt_length) * max(1.0, rope.attention_factor)
     torch.testing.assert_close(ours, expected(module, range(prompt_length)), rtol=0, atol=bound)
@@ -104,7 +118,7 @@ def test_static_kinds_are_bit_exact_at_long_contexts(kind: str) -> None:
     config = llama_config(rope_theta=None, rope_parameters=rope, max_position_embeddings=262144)
     positions = range(131000, 131072)
     ours = rope_table(spec_from_config(config).spec.rope, positions, 0)
-    theirs = expected(LlamaRotaryEmbedding(LlamaConfig(**copy.deepcopy(config))), positions)
+    theirs = expected(their_module(config), positions)
     assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
 
 

@@ -33,6 +33,9 @@ _ERRORS = (
 # Exported name -> module that defines it.
 _EXPORTS: dict[str, str] = {
     "load_model": "jitmk.api",
+    "Model": "jitmk.engine.model",
+    "TextStream": "jitmk.engine.generation",
+    "GenerationResult": "jitmk.engine.result",
     "GpuArch": "jitmk.arch",
     "Settings": "jitmk.settings",
     "get_settings": "jitmk.settings",

@@ -65,6 +65,15 @@ def test_every_export_is_defined_where_the_table_says() -> None:
         assert name in defined, f"{module} does not define {name}"
 
 
+def test_type_checkers_see_the_same_exports() -> None:
+    tree = ast.parse(Path(jitmk.__file__).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        alias.asname: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert seen == jitmk._EXPORTS
+
+
 def test_exports_are_the_very_objects() -> None:
     from jitmk.arch import GpuArch
     from jitmk.errors import JitmkError

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jitmk.program.program import AttentionConfig, AttentionReduceConfig
+from jitmk.reference.ops.attention import NewToken, attention, new_key_value, old_positions, rotate
+from jitmk.reference.ops.attention_reduce import attention_reduce
+from jitmk.reference.ops.rounding import to_bf16
+
+HEADS, KV_HEADS, DIM = 6, 2, 32
+
+
+def config(*, partial: bool, group: int = 3) -> AttentionConfig:
+    return AttentionConfig(HEADS, KV_HEADS, DIM, DIM, group, DIM**-0.5, partial, 1)
+
+
+def new_token(position: int, seed: int = 0) -> tuple[NewToken, torch.Tensor, torch.Tensor]:
+    """A token, and the keys and values in its cache, [kv_heads, position, head_dim]."""
+    generator = torch.Generator().manual_seed(seed)
+    keys, values = to_bf16(torch.randn(2, KV_HEADS, position, DIM, generator=generator))
+    qkv = to_bf16(torch.randn((HEADS + 2 * KV_HEADS) * DIM, generator=generator))
+    angles = torch.rand(DIM // 2, generator=generator) * 6
+
+    def read(kv_head: int, begin: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        assert 0 <= begin <= end <= position
+        return keys[kv_head, begin:end], values[kv_head, begin:end]
+
+    return NewToken(qkv, angles.cos(), angles.sin(), position, read), keys, values
+
+
+def truth(token: NewToken, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Softmax attention in fp64, [heads * head_dim]."""
+    outputs = []
+    queries = rotate(token.qkv.view(-1, DIM)[:HEADS], token.cos, token.sin).double()
+    for head in range(HEADS):
+        kv_head = head // (HEADS // KV_HEADS)
+        key, value = new_key_value(config(partial=False), kv_head, token)
+        all_keys = torch.cat((keys[kv_head], key[None])).double()
+        all_values = torch.cat((values[kv_head], value[None])).double()
+        outputs.append((all_keys @ queries[head] * DIM**-0.5).softmax(0) @ all_values)
+    return torch.cat(outputs)
+
+
+# Probabilities that are rounded to bf16 add up to within 2^-9 of their sum, the result is rounded once more: values of
+# up to 4 may be off by 4 * 2^-9 + 4 * 2^-9.
+TOLERANCE = 2.0**-6
+
+
+@pytest.mark.parametrize("position", [0, 1, 15, 16, 17, 100])
+@pytest.mark.parametrize("group", [3, 2, 1])
+def test_attention_without_splits(position: int, group: int) -> None:
+    token, keys, values = new_token(position)
+    shape = config(partial=False, group=group)
+    out = attention(shape, range(shape.groups), 1, [token])["output"]
+    assert out.shape == (1, HEADS * DIM)
+    assert (out[0] - truth(token, keys, values)).abs().max() <= TOLERANCE
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 120), st.integers(2, 9), st.integers(0, 5))
+def test_splits_and_their_merge(position: int, splits: int, seed: int) -> None:
+    token, keys, values = new_token(position, seed)
+    shape = config(partial=True)
+    partial = attention(shape, range(shape.groups * splits), splits, [token])["output"]
+    # Units are (group, split), split fastest; the buffer is [split][head].
+    ordered = partial.view(KV_HEADS, splits, HEADS // KV_HEADS, DIM + 2).transpose(0, 1).reshape(1, -1)
+    merged = attention_reduce(AttentionReduceConfig(HEADS, DIM, 1), range(HEADS), splits, ordered)["output"]
+    assert (merged[0] - truth(token, keys, values)).abs().max() <= TOLERANCE
+
+
+def test_a_split_without_positions_counts_nothing() -> None:
+    token, _, _ = new_token(3)
+    shape = config(partial=True)
+    out = attention(shape, range(1), 4, [token])["output"].view(3, DIM + 2)
+    assert (out[:, :DIM] == 0).all() and (out[:, DIM] == -math.inf).all() and (out[:, DIM + 1] == 0).all()
+
+
+@given(st.integers(0, 3000), st.integers(1, 40))
+def test_splits_cover_the_context_in_whole_tiles(position: int, splits: int) -> None:
+    ranges = [old_positions(position, split, splits) for split in range(splits)]
+    assert [p for some in ranges for p in some] == list(range(position))
+    assert all(some.start % 16 == 0 for some in ranges)
+    tiles = [math.ceil(len(some) / 16) for some in ranges]
+    assert max(tiles) - min(tiles) <= 1
+
+
+def test_rotation_turns_pairs_and_leaves_the_rest() -> None:
+    heads = to_bf16(torch.randn(2, 8))
+    angle = torch.tensor([0.5, 2.0])
+    turned = rotate(heads, angle.cos(), angle.sin())
+    pairs = torch.complex(heads[:, :2], heads[:, 2:4]) * torch.polar(torch.ones(2), angle)
+    assert torch.allclose(turned[:, :2], pairs.real, atol=2**-7) and torch.allclose(
+        turned[:, 2:4], pairs.imag, atol=2**-7
+    )
+    assert torch.equal(turned[:, 4:], heads[:, 4:])
+    assert torch.equal(turned, to_bf16(turned))
+
+
+def test_each_token_has_its_own_context() -> None:
+    tokens = [new_token(position, seed=position)[0] for position in (5, 40)]
+    shape = config(partial=False)
+    together = attention(shape, range(shape.groups), 1, tokens)["output"]
+    alone = [attention(shape, range(shape.groups), 1, [token])["output"] for token in tokens]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_units_read_what_the_program_says() -> None:
+    """A unit that does not hold the new token leaves its key and value alone, and other heads' queries."""
+    token, _, _ = new_token(40)
+    poisoned = token.qkv.clone()
+    poisoned[3 * DIM :] = torch.nan
+    clean = attention(config(partial=True), range(1), 2, [token])["output"]
+    read = NewToken(poisoned, token.cos, token.sin, token.position, token.read_kv)
+    assert torch.equal(attention(config(partial=True), range(1), 2, [read])["output"], clean)
+    assert attention(config(partial=True), range(1, 2), 2, [read])["output"].isnan().any()

@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+import torch
+
+from jitmk.program.program import EmbedConfig
+from jitmk.reference.ops.embed import embed
+
+
+def test_units_are_eight_values() -> None:
+    rows = torch.arange(2 * 20.0).view(2, 20)
+    config = EmbedConfig(50, 20, False, 1)
+    out = embed(config, range(1, 3), rows)
+    assert torch.equal(out["output"], rows[:, 8:20]) and torch.equal(out["residual_out"], out["output"])
+    assert torch.equal(embed(config, range(0, 4, 2), rows)["output"], rows[:, [*range(8), *range(16, 20)]])

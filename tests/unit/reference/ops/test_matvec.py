@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jitmk.model.spec import Activation
+from jitmk.program.program import Epilogue, MatvecConfig
+from jitmk.reference.ops.matvec import matvec
+from jitmk.reference.ops.rounding import to_bf16
+
+BF16 = 2.0**-8
+"""Twice the relative rounding error of bf16: room for the products that are rounded before they are added."""
+
+
+def config(rows: int, columns: int, epilogue: Epilogue, *, norm: bool = False, bias: bool = False) -> MatvecConfig:
+    activation = Activation.SILU if epilogue is Epilogue.GATED else None
+    return MatvecConfig(rows, columns, epilogue, norm, 1e-5 if norm else 0.0, bias, activation, 1, 1)
+
+
+def tensors(rows: int, columns: int, tokens: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """x [tokens, columns] and W [rows, columns], bf16 values, with outputs around 1."""
+    return to_bf16(torch.randn(tokens, columns)), to_bf16(torch.randn(rows, columns) * columns**-0.5)
+
+
+def truth(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return x.double() @ w.double().T
+
+
+def close(got: torch.Tensor, expected: torch.Tensor, tolerance: float) -> bool:
+    return bool(((got.double() - expected).abs() <= tolerance * (1 + expected.abs())).all())
+
+
+def test_store_rounds_to_bf16() -> None:
+    x, w = tensors(24, 64, tokens=3)
+    y = matvec(config(24, 64, Epilogue.STORE), range(3), x, w)["output"]
+    assert torch.equal(y, to_bf16(y)) and close(y, truth(x, w), BF16)
+
+
+def test_logits_stay_fp32() -> None:
+    x, w = tensors(13, 64)
+    y = matvec(config(13, 64, Epilogue.LOGITS), range(2), x, w)["output"]
+    assert y.shape == (1, 13) and close(y, truth(x, w), 1e-6)
+
+
+def test_norm() -> None:
+    x, w = tensors(16, 128)
+    norm = 1 + 0.3 * torch.randn(128)
+    y = matvec(config(16, 128, Epilogue.LOGITS, norm=True), range(2), 4 * x, w, norm=norm)["output"]
+    rms = (4 * x).double().square().mean().add(1e-5).sqrt()
+    assert close(y, truth(to_bf16(4 * x * norm), w) / rms, 1e-5)
+    assert close(y, truth(4 * x * norm, w) / rms, 2 * BF16)
+
+
+def test_residual_publishes_sum_and_rounding() -> None:
+    x, w = tensors(16, 64)
+    residual, bias = 100 * torch.randn(1, 16), torch.randn(16)
+    out = matvec(config(16, 64, Epilogue.RESIDUAL, bias=True), range(2), x, w, bias=bias, residual=residual)
+    assert close(out["residual_out"], truth(x, w) + bias + residual, 1e-6)
+    assert torch.equal(out["output"], to_bf16(out["residual_out"]))
+
+
+def test_gated_rows_alternate() -> None:
+    x, w = tensors(32, 64)
+    gate, up = truth(x, w)[:, 0::2], truth(x, w)[:, 1::2]
+    y = matvec(config(32, 64, Epilogue.GATED), range(4), x, w)["output"]
+    assert y.shape == (1, 16) and close(y, gate * torch.sigmoid(gate) * up, BF16)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(Epilogue), st.integers(1, 9), st.integers(1, 5), st.data())
+def test_units_are_rows_of_the_whole(epilogue: Epilogue, units: int, columns: int, data: st.DataObject) -> None:
+    """Any progression of units gives the rows that the whole product has; with fp64 sums, bit for bit."""
+    rows = 8 * units if epilogue is Epilogue.GATED else 8 * units - data.draw(st.integers(0, 7))
+    x, w = tensors(rows, 16 * columns)
+    bias, residual = torch.randn(rows), torch.randn(1, rows)
+    shape = config(rows, 16 * columns, epilogue, bias=True)
+
+    def run(some: range) -> dict[str, torch.Tensor]:
+        mine = torch.tensor([row for unit in some for row in range(8 * unit, min(rows, 8 * unit + 8))])
+        return matvec(shape, some, x, w, bias=bias, residual=residual[:, mine], sums=torch.float64)
+
+    whole, step = run(range(units)), data.draw(st.integers(1, units))
+    dealt = [run(range(first, units, step)) for first in range(step)]
+    for operand, values in whole.items():
+        per_unit = 4 if epilogue is Epilogue.GATED else 8
+        places = [
+            [place for unit in range(first, units, step) for place in range(per_unit * unit, per_unit * (unit + 1))]
+            for first in range(step)
+        ]
+        for some, part in zip(places, dealt, strict=True):
+            inside = [place for place in some if place < values.shape[1]]
+            assert torch.equal(part[operand], values[:, inside])
+
+
+def test_residual_is_needed() -> None:
+    x, w = tensors(8, 16)
+    with pytest.raises(AssertionError, match="needs the residual"):
+        matvec(config(8, 16, Epilogue.RESIDUAL), range(1), x, w)

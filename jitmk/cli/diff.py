@@ -40,11 +40,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 @dataclass(frozen=True)
 class _Side:
-    """One of the two backends: its name, the backend, and how much less than the device it rounds."""
+    """One of the two backends: its name, the backend, and whether it rounds where the device does."""
 
     name: str
     backend: Any
-    slack: float
+    rounds: bool
 
 
 def run(args: argparse.Namespace) -> int:
@@ -103,7 +103,7 @@ def _compare(sides: list[_Side], checker: StepChecker, ids: list[int], context: 
 def _checks(checker: StepChecker, side: _Side, outputs: Any, token: int, position: int) -> Iterator[PhaseCheck]:
     from jitmk.engine.compare import Observation
 
-    return checker.check(Observation(token, position, outputs, side.backend.cached, side.slack))
+    return checker.check(Observation(token, position, outputs, side.backend.cached, side.rounds))
 
 
 def _finding(name: str, position: int, check: PhaseCheck) -> str:
@@ -138,7 +138,6 @@ def _backend_names(text: str | None) -> list[str]:
 
 
 def _open(name: str, checkpoint: Checkpoint, positions: int) -> _Side:
-    from jitmk.engine.compare import ROUNDED_SLACK, UNROUNDED_SLACK
     from jitmk.engine.schedule_backend import ScheduleBackend
     from jitmk.engine.select import open_backend, select_backend
     from jitmk.program.weights import plan_weights
@@ -149,14 +148,14 @@ def _open(name: str, checkpoint: Checkpoint, positions: int) -> _Side:
         backend: Any = ScheduleBackend(
             checkpoint.spec, plan_weights(checkpoint.spec), checkpoint, policy or "round_robin"
         )
-        return _Side(backend.name, backend, ROUNDED_SLACK)
+        return _Side(backend.name, backend, rounds=True)
     if name not in ("megakernel", "reference", "torch"):
         raise BackendError(
             f"--backends: {name!r} does not exist; there are megakernel, reference, torch and schedule:POLICY"
         )
     selection = select_backend(name)
     backend = open_backend(selection, checkpoint, max_seq_len=positions, settings=get_settings())
-    return _Side(name, backend, UNROUNDED_SLACK if name == "torch" else ROUNDED_SLACK)
+    return _Side(name, backend, rounds=name != "torch")
 
 
 def _check_lengths(args: argparse.Namespace, limit: int) -> None:

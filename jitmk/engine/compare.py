@@ -11,8 +11,9 @@ most 2^-8, relative to the number, so two roundings of nearly the same number ar
     gate and up  the projection's bound through f(g) u: |f(g)| du + 1.1 |u| dg, for |silu'| is at most 1.1
     residual     the projection's bound; it is kept in fp32
     cache        2^-7 (|k1| + |k2|): the two terms of a rotation
-    attention    a rounding each of q and k moves a score by at most d = 2^-6 scale max |q||k|, and a probability by the
-                 factor exp(2d); probabilities and the result are rounded as well:
+    attention    d = 2^-7 scale |q||k| is by how much rounding moves a score, where |q||k| is the largest product of one
+                 component (only a rounding that fp32 noise tips over differs), for the torch backend twice the largest
+                 sum of all. A probability moves by the factor exp(2d); probabilities and the result are rounded too:
                  (exp(2d) - 1 + 2^-7) sum(p |v|) + 2^-7 |y|
 """
 
@@ -35,9 +36,8 @@ from jitmk.reference.weights import StepWeights
 BF16 = 2.0**-7
 """Largest relative distance of two roundings to bf16 of nearly the same number."""
 
-ROUNDED_SLACK = 2.0**-14
-UNROUNDED_SLACK = 2.0**-7
-
+_ROUNDED_SLACK = 2.0**-14
+_UNROUNDED_SLACK = 2.0**-7
 _SILU_SLOPE = 1.1
 
 ReadCache = Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]
@@ -78,14 +78,14 @@ class Observation:
         token, position: what was decoded.
         outputs: what `PhaseOutputs.phase_outputs` returned.
         cache: reads the backend's cache after the step.
-        slack: ROUNDED_SLACK, or UNROUNDED_SLACK for a backend that rounds less than the device.
+        rounds: whether the backend rounds where the device does; the torch backend does not.
     """
 
     token: int
     position: int
     outputs: Mapping[str, torch.Tensor]
     cache: ReadCache
-    slack: float
+    rounds: bool
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,8 @@ class StepChecker:
         assert isinstance(config, MatvecConfig) and phase.weights is not None
         inputs = {name: seen.outputs[phase.buffers[name].name][None] for name in _input_operands(phase)}
         outputs = execute(phase, range(phase.units), inputs, self._step(seen), self._environment(seen))
-        bound = seen.slack * self._magnitudes(phase, config, inputs["input"][0])
+        slack = _ROUNDED_SLACK if seen.rounds else _UNROUNDED_SLACK
+        bound = slack * self._magnitudes(phase, config, inputs["input"][0])
         if config.epilogue is Epilogue.GATED:
             raw = self._gate_and_up(phase, config, inputs["input"][0])
             gate, up = raw[0::2], raw[1::2]
@@ -194,8 +195,11 @@ class StepChecker:
         ratio, d = config.heads // config.kv_heads, config.head_dim
         queries = self._rotated_queries(config, layer, seen).view(config.kv_heads, ratio, d)
         probabilities = (queries @ keys.float().transpose(1, 2) * config.scale).softmax(-1)
-        reach = (queries.abs() @ keys.float().abs().transpose(1, 2)).amax(-1, keepdim=True)
-        moved = torch.expm1(2 * (2 * BF16 * config.scale * reach)) + BF16
+        if seen.rounds:
+            reach = (queries.abs() * keys.float().abs().amax(1, keepdim=True)).amax(-1, keepdim=True)
+        else:
+            reach = 2 * (queries.abs() @ keys.float().abs().transpose(1, 2)).amax(-1, keepdim=True)
+        moved = torch.expm1(2 * BF16 * config.scale * reach) + BF16
         spread = probabilities @ values.float().abs()
         return (moved * spread).flatten() + BF16 * output.abs() + 1e-30
 

@@ -56,7 +56,8 @@ def load_transformers(folder: Path, dtype: torch.dtype) -> Any:
     """The checkpoint through transformers, on the CPU."""
     from transformers import LlamaForCausalLM
 
-    return LlamaForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+    # In evaluation mode, as from_pretrained leaves it.
+    return LlamaForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
 
 
 def _random_model(config: dict[str, Any], seed: int) -> Any:

@@ -29,7 +29,7 @@ class ScriptedBackend:
     script: Sequence[int]
     max_seq_len: int = 64
     name: str = "torch"
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     fail_at: int | None = None
     calls: list[str] = field(default_factory=list)
     closed: bool = False

@@ -51,7 +51,8 @@ def load_model(
     Raises:
         BackendError, DeviceError: the backend or device that was asked for is not to be had here.
         DeviceMemoryError: weights and cache do not fit; nothing was allocated.
-        ConfigError, UnsupportedModelError: the model's config, dtype or max_seq_len is not one that jitmk runs.
+        ConfigError, UnsupportedModelError: the model's config, or `dtype`, is not one that jitmk runs.
+        ContextLengthError: `max_seq_len` is not positive, or more than the model was made for.
         CheckpointError: the model's files are missing or damaged.
         TokenizerError: the tokenizer is damaged. (A model without one takes token ids only.)
         CodegenError, CompileError, CompilerNotFoundError: no kernel can be built.

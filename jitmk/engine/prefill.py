@@ -92,7 +92,7 @@ class Prefill:
         self._weights = weights
         self._cache = cache
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def run(
         self, ids: Sequence[int], start: int = 0, *, all_logits: bool = False, observe: Observer | None = None
     ) -> torch.Tensor:
@@ -118,7 +118,7 @@ class Prefill:
                 self._head(hidden, logits[begin : begin + len(piece)])
         return logits if all_logits else self.last_logits(hidden)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def step(self, token: int, position: int, observe: Observer | None = None) -> torch.Tensor:
         """Logits after one decoded token, fp32 [vocab_size] on the weights' device."""
         tokens = torch.tensor([token], dtype=torch.int64, device=self._weights.device)

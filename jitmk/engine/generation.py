@@ -186,12 +186,13 @@ def _pieces(
 ) -> Generator[str, None, None]:
     """Text as it becomes certain; ends at the first stop token or stop string."""
     matcher = StopMatcher(params.stop)
+    ends = params.ending_token_ids
     reason = FinishReason.LENGTH
     with turn, closing(choices):
         record.begun = time.perf_counter()
         for token, logprobs in choices:
             record.add(token, logprobs)
-            if token in params.ending_token_ids:
+            if token in ends:
                 reason = FinishReason.STOP
                 break
             piece = matcher.push(decoder.push(token))

@@ -115,13 +115,7 @@ constexpr int MARKS = 8;
 
 constexpr int REPORT_VALID = 0;
 constexpr int REPORT_SM = 1;
-constexpr int REPORT_WARP = 2;
-constexpr int REPORT_STEP = 3;
-constexpr int REPORT_INSTRUCTION = 4;
-constexpr int REPORT_WAIT = 5;
-constexpr int REPORT_INDEX = 6;
-constexpr int REPORT_EXPECTED = 7;
-constexpr int REPORT_SEEN = 8;
+constexpr int REPORT_WARPS = 2;
 
 }  // namespace jitmk::isa
 
@@ -134,8 +128,11 @@ struct Geometry {
   static constexpr int shared_bytes = 232448;
   static constexpr int slice_bytes = 768;
   static constexpr int chunk_bytes = 16384;
+  static constexpr int prefetch_chunks = 16;
+  static constexpr int prefetch_cycles = 700;
   static constexpr int head_dim = 64;
   static constexpr bool trace = false;
+  static constexpr int warp_arrivals = 1;
   static constexpr int max_group = 8;
   static constexpr float norm_eps = 1.000000000e-05f;
   static constexpr float score_scale = 1.803368801e-01f;  // of a softmax in base 2

@@ -1,0 +1,31 @@
+"""The loops over weights and cached positions touch no local memory. Reads the machine code, where that is possible."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from jitmk.arch import GpuArch
+from tests.compile.kernels import BY_NAME, CASES, compile_shape
+from tests.support.compilers import COMPILERS, require_compiler
+from tests.support.sass import main_loops, tensor_instructions
+
+
+@pytest.mark.parametrize("compiler_name", COMPILERS)
+@pytest.mark.parametrize(("name", "arch_name"), CASES)
+def test_no_spills_where_the_time_is_spent(name: str, arch_name: str, compiler_name: str, tmp_path: Path) -> None:
+    disassembler = shutil.which("nvdisasm")
+    if disassembler is None:
+        pytest.skip("nvdisasm of the CUDA toolkit is not in PATH")
+    arch = GpuArch.parse(arch_name)
+    cubin = tmp_path / "kernel.cubin"
+    cubin.write_bytes(compile_shape(BY_NAME[name], arch, require_compiler(compiler_name, arch)).cubin)
+    listing = subprocess.run([disassembler, "-c", str(cubin)], capture_output=True, text=True, check=False)
+    if listing.returncode != 0:
+        pytest.skip(f"this nvdisasm does not read cubins of this compiler: {listing.stderr.strip()[:200]}")
+    loops = main_loops(listing.stdout)
+    assert sum(loop.tensor for loop in loops) == tensor_instructions(listing.stdout), "each is in a loop"
+    assert [loop for loop in loops if loop.spills] == []

@@ -1,0 +1,86 @@
+"""Reads disassembled machine code: where its loops are, and what runs in them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_SECTION = re.compile(r"^\s*\.section\s")
+_LABEL = re.compile(r"^\s*(\.L_\w+):")
+_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;")
+_BRANCH = re.compile(r"\bBRA\b.*`\((\.L_\w+)\)")
+_TENSOR = re.compile(r"\bHMMA\b")
+_SPILL = re.compile(r"\b(?:STL|LDL)\b")
+_LEAVES = re.compile(r"\b(?:BRA|EXIT|RET|BRX|JMP)\b")
+_CALL = re.compile(r"\bCALL\b")
+
+
+@dataclass(frozen=True)
+class Loop:
+    """An innermost loop around tensor-core instructions, and the spills in its hot part."""
+
+    instructions: int
+    tensor: int
+    spills: tuple[str, ...]
+
+
+@dataclass
+class _Function:
+    instructions: list[str]
+    labels: dict[str, int]
+
+
+def main_loops(listing: str) -> list[Loop]:
+    """The innermost loops around tensor-core instructions in what `nvdisasm -c` prints.
+
+    A spill is not counted where the straight line that it stands on ends in a call: the only function that is not
+    inlined writes the report of a hang, after which nothing needs to be fast.
+    """
+    return [loop for function in _functions(listing) for loop in _main_loops(function)]
+
+
+def tensor_instructions(listing: str) -> int:
+    """How many tensor-core instructions there are in all."""
+    return sum(bool(_TENSOR.search(text)) for function in _functions(listing) for text in function.instructions)
+
+
+def _functions(listing: str) -> list[_Function]:
+    functions = [_Function([], {})]
+    for line in listing.splitlines():
+        label, instruction = _LABEL.match(line), _INSTRUCTION.match(line)
+        if _SECTION.match(line):
+            functions.append(_Function([], {}))
+        elif label:
+            functions[-1].labels[label[1]] = len(functions[-1].instructions)
+        elif instruction:
+            functions[-1].instructions.append(instruction[1])
+    return [function for function in functions if function.instructions]
+
+
+def _main_loops(function: _Function) -> list[Loop]:
+    text = function.instructions
+    tensor = [i for i, instruction in enumerate(text) if _TENSOR.search(instruction)]
+    spans = []
+    for at, instruction in enumerate(text):
+        branch = _BRANCH.search(instruction)
+        begin = function.labels.get(branch[1], len(text)) if branch else len(text)
+        if begin <= at and any(begin <= i <= at for i in tensor):
+            spans.append((begin, at))
+    inner = [(b, e) for b, e in spans if not any((x, y) != (b, e) and b <= x and y <= e for x, y in spans)]
+    return [
+        Loop(
+            end - begin + 1,
+            sum(begin <= i <= end for i in tensor),
+            tuple(text[i] for i in range(begin, end + 1) if _SPILL.search(text[i]) and not _leads_to_call(text, i)),
+        )
+        for begin, end in sorted(set(inner))
+    ]
+
+
+def _leads_to_call(text: list[str], at: int) -> bool:
+    for instruction in text[at:]:
+        if _CALL.search(instruction):
+            return True
+        if _LEAVES.search(instruction):
+            return False
+    return False

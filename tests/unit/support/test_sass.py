@@ -1,0 +1,50 @@
+"""The reader of disassembled code finds loops and spills, and does not mistake cold ones for hot ones."""
+
+from __future__ import annotations
+
+from tests.support.sass import Loop, main_loops, tensor_instructions
+
+_LISTING = """
+        .section        .text.kernel,"ax",@progbits
+.text.kernel:
+        /*0000*/                   LDL R1, [R2] ;
+.L_outer:
+        /*0010*/                   MOV R3, R4 ;
+.L_inner:
+        /*0020*/                   HMMA.16816.F32.BF16 R4, R8, R12, R4 ;
+        /*0030*/              @P0  BRA `(.L_wait) ;
+{hot}
+        /*0050*/              @P1  BRA `(.L_inner) ;
+        /*0060*/              @P2  BRA `(.L_outer) ;
+        /*0070*/                   EXIT ;
+.L_wait:
+        /*0080*/              @P3  BRA `(.L_wait) ;
+        /*0090*/                   BRA `(.L_inner) ;
+        .section        .text.report,"ax",@progbits
+        /*0000*/                   STL [R1], R2 ;
+        /*0010*/                   EXIT ;
+"""
+
+
+def _listing(*hot: str) -> str:
+    return _LISTING.replace("{hot}", "\n".join(f"        /*0040*/                   {line} ;" for line in hot))
+
+
+def test_a_clean_loop() -> None:
+    listing = _listing("IADD3 R1, R1, 1, RZ")
+    assert main_loops(listing) == [Loop(4, 1, ())]
+    assert tensor_instructions(listing) == 1
+
+
+def test_a_spill_in_the_loop_is_found() -> None:
+    (loop,) = main_loops(_listing("LDL.LU R42, [R1+0x8]", "STL [R1], R7"))
+    assert loop.spills == ("LDL.LU R42, [R1+0x8]", "STL [R1], R7")
+
+
+def test_a_spill_on_the_way_to_the_report_is_cold() -> None:
+    (loop,) = main_loops(_listing("@P4 BRA `(.L_inner)", "LDL R4, [R1]", "CALL.REL.NOINC `(report)", "EXIT"))
+    assert loop.spills == ()
+
+
+def test_no_tensor_instruction_no_main_loop() -> None:
+    assert main_loops(_listing().replace("HMMA", "FFMA")) == []

@@ -6,9 +6,10 @@ Both sides come from here: the host uses the ctypes structure, the device the st
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from enum import IntEnum
+from typing import Any
 
 MAX_STOP_TOKENS = 16
 """Token ids that end a generation on the device."""
@@ -47,6 +48,7 @@ PARAM_FIELDS = (
     Field("forced_tokens", _POINTER, "const int*", "[steps] tokens to read instead of the sampled ones, or null"),
     Field("host_tokens", _POINTER, "u64*", "ring in host memory, indexed by epoch"),
     Field("report", _POINTER, "volatile u32*", "hang report in host memory"),
+    Field("trace", _POINTER, "u64*", "[sms][queue_length][marks] cycles, in kernels built for tracing"),
     Field("halt", _POINTER, "u32*", "nonzero once the launch has been given up"),
     Field("deadline_ns", ctypes.c_uint64, "u64", "how long a wait may take"),
     Field("kv_layer_stride", ctypes.c_int64, "i64", "bytes"),
@@ -90,18 +92,45 @@ class Wait(IntEnum):
     CONSUMERS = 11  # the other consumer warps
 
 
+class Mark(IntEnum):
+    """Points of an instruction at which a traced kernel notes its SM's clock."""
+
+    BEGIN = 0  # the consumers turn to the instruction
+    INPUT = 1  # their input is at hand
+    DOTS = 2  # their last partial sums are done
+    STORED = 3  # the last word is published
+    LOADED = 4  # the loader has asked for the last chunk
+    STALL = 5  # not a time: cycles for which the loader found the ring full
+    MET = 6  # attention: queries, key and value are in shared memory
+    FIRST_INPUT = 7  # the first consumer warp has its input
+
+
 class ReportWord(IntEnum):
     """The words of a hang report."""
 
     VALID = 0
     SM = 1
-    WARP = 2
-    STEP = 3
-    INSTRUCTION = 4
-    WAIT = 5
-    INDEX = 6
-    EXPECTED = 7
-    SEEN = 8
+    WARPS = 2  # from here on two words a warp: step << 16 | instruction, and Wait << 24 | index
 
 
-REPORT_WORDS = 16
+REPORT_WORDS = 64
+
+
+@dataclass(frozen=True)
+class WarpRecord:
+    """Where a warp of the SM that reports stood, and what it last had to wait for."""
+
+    warp: int
+    step: int
+    instruction: int
+    wait: Wait
+    index: int
+
+
+def decode_report(words: Sequence[int], warps: int) -> tuple[int, tuple[WarpRecord, ...]]:
+    """The SM of a hang report, and its warps; those that are furthest behind come first."""
+    records = []
+    for warp in range(warps):
+        place, wait = words[ReportWord.WARPS + 2 * warp : ReportWord.WARPS + 2 * warp + 2]
+        records.append(WarpRecord(warp, place >> 16, place & 0xFFFF, Wait(wait >> 24), wait & 0xFFFFFF))
+    return words[ReportWord.SM], tuple(sorted(records, key=lambda r: (r.step, r.instruction, r.wait)))

@@ -49,6 +49,23 @@ class OpContext:
 
 
 @dataclass(frozen=True)
+class BuildOptions:
+    """Kernels for looking closely.
+
+    Attributes:
+        trace: the kernel notes when it passes the points of `abi.Mark`.
+        race_check: every lane arrives at barriers for itself, so that compute-sanitizer's racecheck, which does not
+            follow one lane speaking for its warp, can see the order.
+    """
+
+    trace: bool = False
+    race_check: bool = False
+
+
+PLAIN = BuildOptions()
+
+
+@dataclass(frozen=True)
 class RenderContext:
     """What is specific to one kernel."""
 
@@ -61,10 +78,13 @@ class RenderContext:
     norm_eps: str
     score_scale: str
     activation: Activation
+    build: BuildOptions
     ops: tuple[OpContext, ...]
 
 
-def render_context(variants: Sequence[Variant], spec: ModelSpec, arch: GpuArch) -> RenderContext:
+def render_context(
+    variants: Sequence[Variant], spec: ModelSpec, arch: GpuArch, build: BuildOptions = PLAIN
+) -> RenderContext:
     """The context of a kernel that holds these variants, in this order.
 
     Raises:
@@ -91,6 +111,7 @@ def render_context(variants: Sequence[Variant], spec: ModelSpec, arch: GpuArch) 
         _float(spec.norm_eps),
         _float(spec.attention_scale * math.log2(math.e)),
         spec.activation,
+        build,
         tuple(OpContext(i, v.name, v.opcode, _shape(v)) for i, v in enumerate(variants)),
     )
 

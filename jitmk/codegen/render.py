@@ -15,7 +15,7 @@ import jinja2
 
 from jitmk.arch import GpuArch
 from jitmk.codegen import abi
-from jitmk.codegen.context import render_context
+from jitmk.codegen.context import PLAIN, BuildOptions, render_context
 from jitmk.errors import CodegenError
 from jitmk.model.spec import ModelSpec
 from jitmk.program import isa, packing, program
@@ -26,27 +26,21 @@ KERNEL_NAME = "jitmk_decode"
 _INCLUDE = re.compile(r'^#include "(jitmk/[\w/]+\.cuh)"$')
 
 
-def render(variants: Sequence[program.Variant], spec: ModelSpec, arch: GpuArch) -> str:
+def render(variants: Sequence[program.Variant], spec: ModelSpec, arch: GpuArch, build: BuildOptions = PLAIN) -> str:
     """The CUDA source of a megakernel.
 
     Args:
         variants: the code that its programs need; an instruction's `variant` is an index into this.
         spec: the model.
         arch: the GPU; only its name and shared memory enter the source.
+        build: what is built in beside the model.
 
     Raises:
         CodegenError: the model does not fit the GPU, or a header is missing.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates_dir()),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    template = environment.get_template("megakernel.cu.j2")
+    template = environment().get_template("megakernel.cu.j2")
     rendered = template.render(
-        kernel=render_context(variants, spec, arch),
+        kernel=render_context(variants, spec, arch, build),
         kernel_name=KERNEL_NAME,
         isa=isa,
         operand_index=isa.operand_index,
@@ -55,17 +49,34 @@ def render(variants: Sequence[program.Variant], spec: ModelSpec, arch: GpuArch) 
         params=abi.PARAM_FIELDS,
         host_tokens=abi.HOST_TOKENS,
         waits=_members(abi.Wait),
+        marks=_members(abi.Mark),
         report_words=_members(abi.ReportWord),
     )
-    return inline_headers(rendered, headers_dir())
+    return inline_headers(rendered, headers_dir(), "templates/megakernel.cu.j2")
+
+
+def environment() -> jinja2.Environment:
+    """The one Jinja environment that renders device code; a name that the context lacks is an error."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates_dir()),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def _members(kind: type[IntEnum]) -> list[tuple[str, int]]:
     return [(member.name, member.value) for member in kind]
 
 
-def inline_headers(source: str, root: Path) -> str:
+def inline_headers(source: str, root: Path, label: str) -> str:
     """Replaces every `#include "jitmk/..."` by the file's text, once, in the order of first use.
+
+    Args:
+        source: rendered text.
+        root: the folder that holds `jitmk/`.
+        label: what compile errors call the source.
 
     Raises:
         CodegenError: a header does not exist, or something outside the device library is included.
@@ -96,4 +107,4 @@ def inline_headers(source: str, root: Path) -> str:
             out.append(f'#line {number + 1} "{label}"')
         return out
 
-    return "\n".join(expand(source, "templates/megakernel.cu.j2")) + "\n"
+    return "\n".join(expand(source, label)) + "\n"

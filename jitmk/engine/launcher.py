@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 
 from jitmk.codegen import KERNEL_NAME
-from jitmk.codegen.abi import HOST_TOKENS, REPORT_WORDS, KernelParams, ReportWord
+from jitmk.codegen.abi import HOST_TOKENS, REPORT_WORDS, KernelParams, ReportWord, decode_report
 from jitmk.cuda.device import Device
 from jitmk.cuda.launch import Launcher
 from jitmk.cuda.memory import HostBuffer
@@ -23,15 +23,15 @@ from jitmk.engine.step_programs import DeviceProgram
 from jitmk.errors import DeviceError, KernelTimeoutError
 from jitmk.program.packing import CONSUMER_WARPS
 
-THREADS = (CONSUMER_WARPS + 2) * 32
+WORKING_WARPS = CONSUMER_WARPS + 2
 """Consumer warps, the loader and the storer."""
+
+THREADS = (WORKING_WARPS + 1) * 32
+"""The working warps and the watchdog."""
 
 STOP_BIT = 1 << 31
 NO_TOKEN = 0x7FFFFFFF
 """What the kernel reports where no logit was a number."""
-
-WINDOW = 3
-"""Chunk loads in flight an SM: 48 KB are enough for full bandwidth, and more slow every small read (measured)."""
 
 _EPOCH_LIMIT = 2**31
 _SPINS_PER_LOOK = 2000
@@ -46,6 +46,7 @@ class MegakernelLauncher:
         arena_words: words of the largest program.
         kv_flags: layers * kv_heads.
         deadline_ms: how long a wait inside the kernel may last.
+        window: chunk loads in flight an SM.
         operands: the fields of KernelParams that stay as they are (weights, constants, kv, rope, strides).
     """
 
@@ -57,6 +58,7 @@ class MegakernelLauncher:
         arena_words: int,
         kv_flags: int,
         deadline_ms: int,
+        window: int,
         operands: dict[str, int],
     ) -> None:
         self._device = device = torch.device("cuda", gpu.index)
@@ -80,7 +82,7 @@ class MegakernelLauncher:
             report=self._report_buffer.device_pointer,
             deadline_ns=deadline_ms * 1_000_000,
             sms=sms,
-            window=WINDOW,
+            window=window,
             **operands,
         )
         self._launcher = Launcher(
@@ -172,24 +174,23 @@ class MegakernelLauncher:
     def _raise_report(self) -> None:
         if not self._report[ReportWord.VALID]:
             return
-        report = [int(word) for word in self._report]
+        sm, warps = decode_report([int(word) for word in self._report], WORKING_WARPS)
         torch.cuda.synchronize(self._device)
         self._report[:] = [0] * REPORT_WORDS
         self._halt.zero_()
         self._restart_epochs()
         assert self._program is not None
-        opcode, operand = self._program.describe(report)
-        warp = report[ReportWord.WARP]
-        role = "loader" if warp == CONSUMER_WARPS else "storer" if warp > CONSUMER_WARPS else f"consumer warp {warp}"
+        culprit = warps[0]
+        opcode, operand = self._program.describe(sm, culprit)
         raise KernelTimeoutError.at(
-            sm=report[ReportWord.SM],
-            role=role,
-            instruction=report[ReportWord.INSTRUCTION],
+            sm=sm,
+            role=_role(culprit.warp),
+            instruction=culprit.instruction,
             opcode=opcode,
             operand=operand,
             deadline_ms=self._deadline_ms,
-            detail=f"step {report[ReportWord.STEP]}, expected epoch or parity {report[ReportWord.EXPECTED]}, "
-            f"saw {report[ReportWord.SEEN]}",
+            detail=f"step {culprit.step} of the launch; the other warps of this SM: "
+            + ", ".join(f"{_role(w.warp)} at {w.instruction} ({self._program.describe(sm, w)[1]})" for w in warps[1:]),
         )
 
     def _restart_epochs(self) -> None:
@@ -200,3 +201,9 @@ class MegakernelLauncher:
         self._tokens[:] = [0] * HOST_TOKENS
         torch.cuda.synchronize(self._device)
         self._next_epoch = 1
+
+
+def _role(warp: int) -> str:
+    if warp < CONSUMER_WARPS:
+        return f"consumer warp {warp}"
+    return "loader" if warp == CONSUMER_WARPS else "storer"

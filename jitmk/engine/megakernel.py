@@ -22,6 +22,7 @@ from jitmk.model.rope import rope_table
 from jitmk.model.spec import ModelSpec
 from jitmk.program.program import Buffer, BufferKind
 from jitmk.program.weights import WeightPlan
+from jitmk.schedule.cost import load_window
 from jitmk.settings import Settings
 
 STEPS_PER_LAUNCH = 16
@@ -88,6 +89,7 @@ class MegakernelBackend:
             arena_words=largest,
             kv_flags=spec.num_layers * spec.num_kv_heads,
             deadline_ms=settings.wait_deadline_ms,
+            window=load_window(spec),
             operands={
                 "weights": self._arena.weights.data_ptr(),
                 "constants": self._arena.constants.data_ptr(),
@@ -165,7 +167,7 @@ class MegakernelBackend:
         return keys.cpu(), values.cpu()
 
     def reset(self) -> None:
-        """Waits for what is under way. The cache need not be cleared: its positions are written before they are read."""
+        """Waits for what is under way; the cache's positions are written before they are read, and need no clearing."""
         if not self._closed:
             torch.cuda.synchronize(self.device)
 

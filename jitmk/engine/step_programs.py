@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from jitmk.arch import GpuArch
-from jitmk.codegen.abi import ReportWord, Wait
+from jitmk.codegen.abi import Wait, WarpRecord
 from jitmk.model.spec import ModelSpec
 from jitmk.program.isa import Instruction
 from jitmk.program.lowering import lower
@@ -45,17 +45,15 @@ class DeviceProgram:
         queue = decode(self.queues[sm : sm + 1].cpu(), self.variants)[0]
         return queue[index] if index < len(queue) else None
 
-    def describe(self, report: list[int]) -> tuple[str, str]:
-        """Opcode with phase, and what was waited for, of a hang report (`ReportWord`)."""
-        wait = Wait(report[ReportWord.WAIT]).name.lower().replace("_", " ")
-        operand = f"{wait} {report[ReportWord.INDEX]}"
-        if wait == "token":
-            return "between steps", operand
-        instruction = self.instruction(report[ReportWord.SM], report[ReportWord.INSTRUCTION])
+    def describe(self, sm: int, record: WarpRecord) -> tuple[str, str]:
+        """Opcode with phase, and what was waited for, of a warp in a hang report."""
+        operand = f"{record.wait.name.lower().replace('_', ' ')} {record.index}"
+        if record.wait is Wait.TOKEN:
+            return "between two steps", operand
+        instruction = self.instruction(sm, record.instruction)
         if instruction is None:
             return "end of the queue", operand
-        phase = self.program.phases[instruction.phase]
-        return f"{instruction.opcode.value} of {phase.name}", operand
+        return f"{instruction.opcode.value} of {self.program.phases[instruction.phase].name}", operand
 
 
 def prepare(

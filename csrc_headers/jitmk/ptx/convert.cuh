@@ -14,6 +14,8 @@ __device__ __forceinline__ u32 pack_bf16(float low, float high) {
 __device__ __forceinline__ float low_bf16(u32 packed) { return __uint_as_float(packed << 16); }
 __device__ __forceinline__ float high_bf16(u32 packed) { return __uint_as_float(packed & 0xffff0000u); }
 
+__device__ __forceinline__ float minus_infinity() { return __uint_as_float(0xff800000u); }
+
 // 2^x in the special function unit; 2^-inf is 0 (PTX ISA, "ex2").
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;

@@ -37,4 +37,19 @@ __device__ __forceinline__ bool mbarrier_try_wait(Barrier* b, u32 parity) {
   return done != 0;
 }
 
+// The same, suspended for up to about `nanoseconds`.
+__device__ __forceinline__ bool mbarrier_try_wait(Barrier* b, u32 parity, u32 nanoseconds) {
+  u32 done;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2, %3;\n"
+      "selp.u32 %0, 1, 0, done;\n"
+      "}"
+      : "=r"(done)
+      : "r"(shared_address(b)), "r"(parity), "r"(nanoseconds)
+      : "memory");
+  return done != 0;
+}
+
 }  // namespace jitmk::ptx

@@ -11,6 +11,13 @@ __device__ __forceinline__ u64 global_timer() {
   return t;
 }
 
+// Cycles of this SM.
+__device__ __forceinline__ u64 clock() {
+  u64 t;
+  asm volatile("mov.u64 %0, %%clock64;" : "=l"(t));
+  return t;
+}
+
 [[noreturn]] __device__ __forceinline__ void exit_thread() {
   asm volatile("exit;");
   __builtin_unreachable();

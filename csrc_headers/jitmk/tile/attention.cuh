@@ -44,7 +44,7 @@ template <int D, int DIMS>
 struct AttentionAccumulator {
   static_assert(D % 16 == 0 && DIMS % 16 == 0, "head_dim must be a multiple of 16");
   float output[DIMS / 8][4];  // the upper half of each fragment belongs to heads 8..15, which do not exist
-  float maximum = -__builtin_huge_valf();
+  float maximum = ptx::minus_infinity();
   float sum = 0;  // of this lane's positions
 
   __device__ __forceinline__ AttentionAccumulator() {
@@ -77,7 +77,7 @@ struct AttentionAccumulator {
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         const int position = half * 8 + lane % 4 * 2 + i;
-        scores[half][i] = position < valid ? scores[half][i] * scale : -__builtin_huge_valf();
+        scores[half][i] = position < valid ? scores[half][i] * scale : ptx::minus_infinity();
       }
     }
     float tile_maximum = fmaxf(fmaxf(scores[0][0], scores[0][1]), fmaxf(scores[1][0], scores[1][1]));

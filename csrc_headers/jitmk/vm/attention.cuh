@@ -52,7 +52,8 @@ __device__ __forceinline__ void load_attention(Loader<G>& loader, Instruction in
   if (context.lane != 0) return;
   for (int i = 0; i < count; i++) {
     const AttentionUnit<A> unit(begin + i * stride, splits, context.position());
-    if (unit.newest && context.step > 0) loader.acquire_kv(p.kv_ready + layer * A::KV_HEADS + unit.kv_head, context.epoch() - 1);
+    // What this launch appended; what was there before it needs no flag.
+    if (context.step > 0 && unit.last_tile * tile::TILE_POSITIONS > p.position) loader.acquire_kv(p.kv_ready + layer * A::KV_HEADS + unit.kv_head, context.epoch() - 1);
     const unsigned char* head = p.kv + layer * p.kv_layer_stride + unit.kv_head * p.kv_head_stride;
     for (int t = unit.first_tile; t < unit.last_tile; t += CHUNK_TILES)
       loader.load(head + static_cast<i64>(t) * A::TILE_BYTES, min(CHUNK_TILES, unit.last_tile - t) * A::TILE_BYTES);
@@ -63,16 +64,6 @@ __device__ __forceinline__ void load_attention(Loader<G>& loader, Instruction in
 struct HeadQuad {
   u32 low, high;
 };
-
-// This lane's part of a head of the qkv vector.
-template <int D, class G>
-__device__ __forceinline__ HeadQuad fetch_head(const Context<G>& context, const u64* words, int i) {
-  const u32 epoch = context.epoch();
-  HeadQuad quad;
-  quad.low = wait_word(context, words + i, epoch, Wait::QKV, i);
-  quad.high = wait_word(context, words + i + D / 4, epoch, Wait::QKV, i + D / 4);
-  return quad;
-}
 
 // Rotates dims (d, d + D/2) by the angle of the position (RoPE; the half-rotation of GPT-NeoX).
 __device__ __forceinline__ HeadQuad rotate(HeadQuad x, float4 cos_sin) {
@@ -98,9 +89,15 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
     const int head = is_query ? unit.head + item : A::HEADS + (is_key ? 0 : A::KV_HEADS) + unit.kv_head;
     u32* target = reinterpret_cast<u32*>(is_query ? shared.query + item * AttentionShared<G>::QUERY_STRIDE : is_key ? shared.new_key : shared.new_value);
 #pragma unroll
-    for (int i = context.lane; i < QUADS; i += WARP_LANES) {
-      const float4 cos_sin = rope[i];
-      HeadQuad x = fetch_head<D>(context, qkv + head * (D / 2), i);
+    for (int first = 0; first < QUADS; first += WARP_LANES) {
+      const int i = first + context.lane;
+      const bool wanted = i < QUADS;
+      const float4 cos_sin = wanted ? rope[i] : make_float4(0, 0, 0, 0);
+      const u64* words[2] = {qkv + head * (D / 2) + i, qkv + head * (D / 2) + i + QUADS};
+      u32 payload[2];
+      wait_words(context, words, wanted, context.epoch(), Wait::QKV, head * (D / 2) + first, payload);
+      if (!wanted) continue;
+      HeadQuad x{payload[0], payload[1]};
       if (is_query || is_key) x = rotate(x, cos_sin);
       target[i] = x.low;
       target[i + QUADS] = x.high;
@@ -114,7 +111,6 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
         cache[tile::value_offset<D>(slot, 2 * i + 1 + D / 2)] = static_cast<u16>(x.high >> 16);
       }
     }
-    if (unit.appends && !is_query) ptx::fence_proxy_async_global();
   }
 }
 
@@ -175,7 +171,7 @@ __device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const A
   for (int i = consumer.thread(); i < unit.heads * PAIRS; i += CONSUMER_WARPS * WARP_LANES) {
     const int head = i / PAIRS, pair = i % PAIRS;
     const int part = 2 * pair / A::PART_DIMS, first_warp = part * A::TILE_WARPS;
-    float maximum = unit.newest ? shared.new_score[head] : -__builtin_huge_valf();
+    float maximum = unit.newest ? shared.new_score[head] : ptx::minus_infinity();
 #pragma unroll
     for (int w = 0; w < A::TILE_WARPS; w++) maximum = fmaxf(maximum, shared.state[first_warp + w][head].maximum);
     float sum = 0, low = 0, high = 0;
@@ -219,13 +215,18 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
   u64* output = context.params.words + in[isa::attention::OUTPUT];
   for (int i = 0; i < count; i++) {
     const AttentionUnit<A> unit(begin + i * stride, splits, context.position());
+    consumer.mark(Mark::BEGIN);
     attention_prologue(consumer, unit, qkv, layer);
+    consumer.mark(Mark::INPUT);
     consumer.meet();
+    consumer.mark(Mark::MET);
     if (unit.appends) consumer.report_append();
     if (unit.newest) score_new_token(consumer, unit);
     attend_old_tiles(consumer, unit);
+    consumer.mark(Mark::DOTS);
     consumer.meet();
     merge_warps(consumer, unit, output);
+    consumer.mark(Mark::STORED);
     consumer.meet();  // slices and shared state may be overwritten from here on
   }
 }

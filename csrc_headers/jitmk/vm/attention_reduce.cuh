@@ -26,20 +26,21 @@ __device__ __forceinline__ void consume_attention_reduce(Consumer<G>& consumer, 
   const u32 epoch = context.epoch();
   const int local = context.lane % R::WARP_DIMS, share = context.lane / R::WARP_DIMS;
   const int dim = context.warp * R::WARP_DIMS + local;
+  consumer.mark(Mark::BEGIN);
   for (int u = 0; u < count; u++) {
     const int head = begin + u * stride;
-    float maximum = -__builtin_huge_valf(), sum = 0, value = 0;
-    for (int first = share; first < splits && share < R::SHARES; first += BATCH * R::SHARES) {
+    float maximum = ptx::minus_infinity(), sum = 0, value = 0;
+    for (int batch = 0; batch < splits; batch += BATCH * R::SHARES) {
+      const int first = batch + share;
       u64 w[BATCH][3];
-      Watchdog<G> watchdog(context, Wait::PARTIAL_ATTENTION, first, epoch);
       while (true) {
-        u32 seen = epoch;
+        bool ready = true;
 #pragma unroll
         for (int b = 0; b < BATCH; b++) {
           const int split = first + b * R::SHARES;
           const u64* words = input + (split * R::HEADS + head) * R::PARTIAL_SIZE;
           w[b][0] = w[b][1] = w[b][2] = make_word(0, epoch);
-          if (split < splits) {
+          if (split < splits && share < R::SHARES) {
             w[b][0] = ptx::load_relaxed_gpu(words + dim);
             w[b][1] = ptx::load_relaxed_gpu(words + R::D);
             w[b][2] = ptx::load_relaxed_gpu(words + R::D + 1);
@@ -49,9 +50,10 @@ __device__ __forceinline__ void consume_attention_reduce(Consumer<G>& consumer, 
         for (int b = 0; b < BATCH; b++)
 #pragma unroll
           for (int i = 0; i < 3; i++)
-            if (word_epoch(w[b][i]) != epoch) seen = word_epoch(w[b][i]);
-        if (seen == epoch) break;
-        watchdog.check(seen);
+            ready &= word_epoch(w[b][i]) == epoch;
+        if (__all_sync(ALL_LANES, ready)) break;
+        context.begin_wait(Wait::PARTIAL_ATTENTION, first);
+        context.leave_if_told();
       }
 #pragma unroll
       for (int b = 0; b < BATCH; b++) {
@@ -64,9 +66,9 @@ __device__ __forceinline__ void consume_attention_reduce(Consumer<G>& consumer, 
         value = value * keep + weight * __uint_as_float(word_payload(w[b][0]));
       }
     }
-    __syncwarp();
+    consumer.mark(Mark::INPUT);
     // Every lane of a dim merges the shares of all lanes of that dim, in the same order.
-    float all_maximum = -__builtin_huge_valf();
+    float all_maximum = ptx::minus_infinity();
 #pragma unroll
     for (int s = 0; s < R::SHARES; s++) all_maximum = fmaxf(all_maximum, __shfl_sync(ALL_LANES, maximum, s * R::WARP_DIMS + local));
     const float weight = sum == 0 ? 0.0f : ptx::exp2_approx(maximum - all_maximum);

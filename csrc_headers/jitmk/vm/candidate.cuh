@@ -1,12 +1,13 @@
 // Sampling: the Gumbel-max trick over the vocabulary, with noise from a counter-based generator.
 #pragma once
+#include "jitmk/ptx/convert.cuh"
 #include "jitmk/vm/context.cuh"
 
 namespace jitmk::vm {
 
 // The best token so far; of equal keys the lowest token, so that the result does not depend on who computed what.
 struct Candidate {
-  float key = -__builtin_huge_valf();
+  float key = ptx::minus_infinity();
   int token = 0x7fffffff;
 
   __device__ __forceinline__ void offer(float k, int t) {

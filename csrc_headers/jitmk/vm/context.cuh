@@ -1,4 +1,4 @@
-// What every role of a CTA knows, and what happens when a wait does not end.
+// What every role of a CTA knows, and how it waits.
 #pragma once
 #include "jitmk/ptx/fence.cuh"
 #include "jitmk/ptx/mbarrier.cuh"
@@ -7,13 +7,22 @@
 
 namespace jitmk::vm {
 
+using isa::Mark;
 using isa::Params;
 using isa::Wait;
 
 constexpr int CONSUMER_WARPS = isa::CONSUMER_WARPS;
 constexpr int LOADER_WARP = CONSUMER_WARPS;
 constexpr int STORER_WARP = CONSUMER_WARPS + 1;
-constexpr int THREADS = (CONSUMER_WARPS + 2) * WARP_LANES;
+constexpr int WATCHDOG_WARP = CONSUMER_WARPS + 2;
+constexpr int WORKING_WARPS = CONSUMER_WARPS + 2;
+constexpr int THREADS = (WORKING_WARPS + 1) * WARP_LANES;
+
+// Where a warp is and what it last had to wait for: written by the warp, read by the watchdog.
+struct WarpRecord {
+  u32 place;  // step << 16 | instruction
+  u32 wait;   // Wait << 24 | index
+};
 
 // One instruction of a queue, spread over the lanes of a warp: lane i holds word i.
 struct Instruction {
@@ -23,7 +32,7 @@ struct Instruction {
   __device__ __forceinline__ int variant() const { return (*this)[isa::VARIANT]; }
 };
 
-// A role's place in the step, for its own arithmetic and for reports.
+// A role's place in the step.
 template <class G>
 struct Context {
   const Params& params;
@@ -31,78 +40,73 @@ struct Context {
   int warp, lane;
   int step = 0, instruction = 0;
 
+  __device__ __forceinline__ void enter(int index) {
+    instruction = index;
+    if (lane == 0) atomicExch(&shared.record[warp].place, step << 16 | index);
+  }
+
+  // Waits are short in code, for they are everywhere: they say what they wait for and look at one flag. It is the
+  // watchdog that knows the time.
+  __device__ __forceinline__ void begin_wait(Wait wait, u32 index) const {
+    if (lane == 0) atomicExch(&shared.record[warp].wait, static_cast<u32>(wait) << 24 | (index & 0xffffff));
+  }
+  __device__ __forceinline__ bool told_to_leave() const { return *const_cast<const volatile u32*>(&shared.leave) != 0; }
+  __device__ __forceinline__ void leave_if_told() const {
+    if (__any_sync(ALL_LANES, told_to_leave())) ptx::exit_thread();
+  }
+
   __device__ __forceinline__ int sm() const { return blockIdx.x; }
   __device__ __forceinline__ int position() const { return params.position + step; }
   __device__ __forceinline__ u32 epoch() const { return params.epoch + step; }
-};
 
-// Who waited for what, for the host. By value, so that nothing that the fast path uses has an address.
-__device__ __noinline__ void write_report(volatile u32* out, u32 step, u32 instruction, u32 wait, u32 index, u32 expected, u32 seen) {
-  out[isa::REPORT_SM] = blockIdx.x;
-  out[isa::REPORT_WARP] = threadIdx.x / WARP_LANES;
-  out[isa::REPORT_STEP] = step;
-  out[isa::REPORT_INSTRUCTION] = instruction;
-  out[isa::REPORT_WAIT] = wait;
-  out[isa::REPORT_INDEX] = index;
-  out[isa::REPORT_EXPECTED] = expected;
-  out[isa::REPORT_SEEN] = seen;
-  ptx::fence_system();
-  out[isa::REPORT_VALID] = 1;
-  ptx::fence_system();
-}
-
-// Counts the turns of a wait. Past the deadline the first thread to notice writes the report, and everybody leaves.
-template <class G>
-class Watchdog {
- public:
-  __device__ __forceinline__ Watchdog(const Context<G>& context, Wait wait, u32 index, u32 expected)
-      : context_(context), wait_(wait), index_(index), expected_(expected) {}
-
-  // True once the launch has been given up.
-  __device__ __forceinline__ bool must_leave(u32 seen) {
-    if ((++turns_ & (TURNS_PER_LOOK - 1)) != 0) return false;
-    const Params& p = context_.params;
-    if (ptx::load_relaxed_gpu(p.halt) != 0) return true;
-    const u64 now = ptx::global_timer();
-    if (started_ == 0) started_ = now;
-    if (now - started_ < p.deadline_ns) return false;
-    if (ptx::compare_and_swap_gpu(p.halt, 0, 1) == 0)
-      write_report(p.report, context_.step, context_.instruction, static_cast<u32>(wait_), index_, expected_, seen);
-    return true;
+  // Arrives for the whole warp: what any lane did before is visible to whoever waits for the barrier. One lane can
+  // speak for all after they have met; race checkers, which do not follow that, get builds in which each lane does.
+  __device__ __forceinline__ void arrive(ptx::Barrier* barrier) const {
+    __syncwarp();
+    if (G::warp_arrivals > 1 || lane == 0) ptx::mbarrier_arrive(barrier);
   }
 
-  __device__ __forceinline__ void check(u32 seen) {
-    if (must_leave(seen)) ptx::exit_thread();
+  // Notes when this SM passed a point of the present instruction, in kernels that are built for tracing.
+  __device__ __forceinline__ void mark(Mark mark) const {
+    if constexpr (G::trace) this->mark(mark, ptx::clock());
   }
 
- private:
-  static constexpr u32 TURNS_PER_LOOK = 256;
-
-  const Context<G>& context_;
-  Wait wait_;
-  u32 index_, expected_;
-  u32 turns_ = 0;
-  u64 started_ = 0;
+  __device__ __forceinline__ void mark(Mark mark, u64 value) const {
+    if constexpr (G::trace) {
+      if (lane == 0) atomicMax(params.trace + (static_cast<i64>(sm()) * params.queue_length + instruction) * isa::MARKS + static_cast<u32>(mark), value);
+    }
+  }
 };
+
+// Waits of a whole warp end in a vote. Lanes that left a loop one by one would run all that follows one by one as well,
+// for the compiler can no longer know that they are together.
 
 template <class G>
 __device__ __forceinline__ void wait_barrier(const Context<G>& context, ptx::Barrier* barrier, u32 parity, Wait wait, u32 index) {
-  if (ptx::mbarrier_try_wait(barrier, parity)) return;
-  Watchdog<G> watchdog(context, wait, index, parity);
-  while (!ptx::mbarrier_try_wait(barrier, parity)) watchdog.check(parity ^ 1);
+  if (__all_sync(ALL_LANES, ptx::mbarrier_try_wait(barrier, parity))) return;
+  context.begin_wait(wait, index);
+  while (!__all_sync(ALL_LANES, ptx::mbarrier_try_wait(barrier, parity))) context.leave_if_told();
 }
 
-// One word, polled until it carries `epoch`.
-template <class G>
-__device__ __forceinline__ u32 wait_word(const Context<G>& context, const u64* word, u32 epoch, Wait wait, u32 index) {
-  u64 w = ptx::load_relaxed_gpu(word);
-  if (word_epoch(w) == epoch) return word_payload(w);
-  Watchdog<G> watchdog(context, wait, index, epoch);
-  do {
-    watchdog.check(word_epoch(w));
-    w = ptx::load_relaxed_gpu(word);
-  } while (word_epoch(w) != epoch);
-  return word_payload(w);
+// COUNT words a lane, polled until all that are `wanted` carry `epoch`; the payload of an unwanted one is 0. Every
+// lane of the warp calls this.
+template <int COUNT, class G>
+__device__ __forceinline__ void wait_words(const Context<G>& context, const u64* const (&word)[COUNT], bool wanted, u32 epoch, Wait wait, u32 index,
+                                           u32 (&payload)[COUNT]) {
+  while (true) {
+    u64 w[COUNT];
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) w[i] = wanted ? ptx::load_relaxed_gpu(word[i]) : make_word(0, epoch);
+    bool ready = true;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      ready &= word_epoch(w[i]) == epoch;
+      payload[i] = word_payload(w[i]);
+    }
+    if (__all_sync(ALL_LANES, ready)) return;
+    context.begin_wait(wait, index);
+    context.leave_if_told();
+  }
 }
 
 }  // namespace jitmk::vm

@@ -31,10 +31,8 @@ __device__ __forceinline__ float fetch_input(Consumer<G>& consumer, const u64* w
       }
     }
     ptx::Pair64 w[GROUP];
-    Watchdog<G> watchdog(context, Wait::INPUT, first + g * WARP_LANES, epoch);
     while (true) {
       bool ready = true;
-      u32 seen = epoch;
 #pragma unroll
       for (int i = 0; i < GROUP; i++) {
         const int local = context.lane + (g + i) * WARP_LANES, pair = context.warp * PAIRS + local;
@@ -44,11 +42,11 @@ __device__ __forceinline__ float fetch_input(Consumer<G>& consumer, const u64* w
       }
 #pragma unroll
       for (int i = 0; i < GROUP; i++) {
-        if (word_epoch(w[i].x) != epoch) ready = false, seen = word_epoch(w[i].x);
-        if (word_epoch(w[i].y) != epoch) ready = false, seen = word_epoch(w[i].y);
+        ready &= word_epoch(w[i].x) == epoch && word_epoch(w[i].y) == epoch;
       }
-      if (ready) break;
-      watchdog.check(seen);
+      if (__all_sync(ALL_LANES, ready)) break;
+      context.begin_wait(Wait::INPUT, first + g * WARP_LANES);
+      context.leave_if_told();
     }
 #pragma unroll
     for (int i = 0; i < GROUP; i++) {

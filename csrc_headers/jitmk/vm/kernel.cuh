@@ -5,25 +5,27 @@
 #include "jitmk/vm/embed.cuh"
 #include "jitmk/vm/matvec.cuh"
 #include "jitmk/vm/sample.cuh"
+#include "jitmk/vm/watchdog.cuh"
 
 namespace jitmk::vm {
 
-// The token that step `step` reads: given by the host, or made by the step before. Negative: there is no such step.
+// The token that a step reads: given by the host, or made by the step before. Negative: there is no such step.
 // A newer word than expected can only mean that this SM had no part in the step between, and then any token will do.
 template <class G>
 __device__ __forceinline__ int await_token(const Context<G>& context) {
   const Params& p = context.params;
-  if (context.step == 0 && p.first_token >= 0) return p.first_token;
+  if (context.step == 0) return p.first_token;
   const u32 expected = context.epoch() - 1;
   const u64* word = p.token_words + context.sm();
   u64 w = ptx::load_relaxed_gpu(word);
-  Watchdog<G> watchdog(context, Wait::TOKEN, 0, expected);
-  while (static_cast<int>(word_epoch(w) - expected) < 0) {
-    watchdog.check(word_epoch(w));
+  context.begin_wait(Wait::TOKEN, 0);
+  while (!__all_sync(ALL_LANES, static_cast<int>(word_epoch(w) - expected) >= 0)) {
+    context.leave_if_told();
     w = ptx::load_relaxed_gpu(word);
   }
-  if (word_payload(w) & STOP_BIT) return -1;
-  return p.forced_tokens != nullptr ? p.forced_tokens[context.step] : static_cast<int>(word_payload(w));
+  const u32 payload = __shfl_sync(ALL_LANES, word_payload(w), 0);
+  if (payload & STOP_BIT) return -1;
+  return p.forced_tokens != nullptr ? p.forced_tokens[context.step] : static_cast<int>(payload);
 }
 
 // Calls `execute` for every instruction of a queue. The next instruction is on its way while this one runs.
@@ -34,7 +36,7 @@ __device__ __forceinline__ void walk_queue(Context<G>& context, Execute execute)
   Instruction current{queue[0]};
   for (int i = 0; current.variant() != isa::END_VARIANT; i++) {
     const Instruction next{queue[static_cast<i64>(i + 1) * isa::INSTRUCTION_WORDS]};
-    context.instruction = i;
+    context.enter(i);
     execute(current);
     current = next;
   }
@@ -45,10 +47,14 @@ template <class G, class Ops>
 __device__ __forceinline__ void run(const Params& params, unsigned char* base) {
   using Shared = typename G::Shared;
   Shared& shared = Shared::fixed(base);
-  const int warp = threadIdx.x / WARP_LANES;
+  const int warp = __shfl_sync(ALL_LANES, threadIdx.x / WARP_LANES, 0);  // the compiler then knows it to be uniform
   if (threadIdx.x == 0) shared.initialise();
   __syncthreads();
   const Context<G> context{params, shared, warp, static_cast<int>(threadIdx.x) % WARP_LANES};
+  if (warp == WATCHDOG_WARP) {
+    if (context.lane == 0) watch<G>(params, shared);
+    return;
+  }
   if (warp == LOADER_WARP) {
     Loader<G> loader(context, base);
     for (; loader.context.step < params.steps; loader.context.step++)
@@ -68,12 +74,14 @@ __device__ __forceinline__ void run(const Params& params, unsigned char* base) {
     Consumer<G> consumer(context, base);
     for (; consumer.context.step < params.steps; consumer.context.step++) {
       if (await_token(consumer.context) < 0) {
-        if (consumer.context.lane == 0) *const_cast<volatile u32*>(&shared.stopped) = 1;
+        *const_cast<volatile u32*>(&shared.leave) = 1;  // the loader has run ahead into a step that will not be
         break;
       }
       walk_queue(consumer.context, [&](Instruction in) { Ops::consume(consumer, in); });
     }
   }
+  __syncwarp();
+  if (context.lane == 0) ptx::mbarrier_arrive(&shared.finished);
 }
 
 }  // namespace jitmk::vm

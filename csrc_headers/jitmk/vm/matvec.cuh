@@ -39,6 +39,7 @@ __device__ __forceinline__ void load_matvec(Loader<G>& loader, Instruction in) {
       from += bytes;
     }
   }
+  loader.mark();
 }
 
 template <class M, class G>
@@ -48,7 +49,10 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
   const int copy = M::INPUT_COPIES > 1 ? context.sm() % M::INPUT_COPIES : 0;
   const u64* input = context.params.words + in[isa::matvec::INPUT] + copy * M::INPUT_STRIDE;
   const float* norm = M::NORM ? context.params.constants + in[isa::matvec::NORM] : nullptr;
+  consumer.mark(Mark::BEGIN);
   float square_sum = fetch_input<M>(consumer, input, norm);
+  consumer.mark(Mark::INPUT);
+  if (context.warp == 0) consumer.mark(Mark::FIRST_INPUT);
   if constexpr (M::NORM) {
 #pragma unroll
     for (int distance = 16; distance > 0; distance /= 2) square_sum += __shfl_xor_sync(ALL_LANES, square_sum, distance);
@@ -77,6 +81,7 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
     if (M::NORM && context.lane == 4) partial.square_sum = square_sum;
     consumer.release_partial();
   }
+  consumer.mark(Mark::DOTS);
 }
 
 // The copies of the word that holds rows (2i, 2i+1) of a vector: lanes 8c..8c+7 hold a unit for copy c.
@@ -109,7 +114,10 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
     float addend = M::BIAS && inside ? bias[global_row] : 0.0f;
     float residual = 0;
     if constexpr (M::EPILOGUE == Epilogue::RESIDUAL) {
-      if (inside) residual = __uint_as_float(wait_word(context, residual_in + global_row, epoch, Wait::RESIDUAL, global_row));
+      const u64* word[1] = {residual_in + global_row};
+      u32 payload[1];
+      wait_words(context, word, inside, epoch, Wait::RESIDUAL, global_row, payload);
+      residual = __uint_as_float(payload[0]);
     }
     float noise = 0;
     if constexpr (M::EPILOGUE == Epilogue::LOGITS) noise = gumbel_of_row(p, context.position() + 1, unit, row);
@@ -143,6 +151,7 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
     }
     storer.release_partials();
   }
+  context.mark(Mark::STORED);
   if constexpr (M::EPILOGUE == Epilogue::LOGITS) {
     best.reduce<UNIT_ROWS>();
     const int word = 2 * in[isa::matvec::CANDIDATE];

@@ -33,7 +33,9 @@ class Loader {
   __device__ __forceinline__ void load(const unsigned char* from, int bytes) {
     Shared& s = context.shared;
     // A fresh barrier's "previous" phase counts as complete, so the first round does not wait.
+    const u64 before = G::trace ? ptx::clock() : 0;
     wait(&s.chunk_empty[next_.slot], next_.parity ^ 1, Wait::RING_EMPTY, next_.slot);
+    if constexpr (G::trace) stalled_ += ptx::clock() - before;
     // Throttle: a load in flight is a load that the small latency-bound reads queue behind.
     if (issued_ >= window_) {
       wait(&s.chunk_full[oldest_.slot], oldest_.parity, Wait::RING_FULL, oldest_.slot);
@@ -45,32 +47,35 @@ class Loader {
     issued_++;
   }
 
-  // The step before appended to this part of the cache: acquire it before a bulk copy reads it.
+  // An earlier step of this launch appended to this part of the cache: acquire it before a bulk copy reads it. The
+  // present step's append may be there already.
   __device__ __forceinline__ void acquire_kv(const u32* flag, u32 epoch) {
-    u32 seen = ptx::load_acquire_gpu(flag);
-    Watchdog<G> watchdog(context, Wait::KV_READY, 0, epoch);
-    while (seen != epoch) {
-      if (watchdog.must_leave(seen) || stopped()) leave();
-      seen = ptx::load_acquire_gpu(flag);
-    }
+    context.begin_wait(Wait::KV_READY, 0);
+    while (static_cast<int>(ptx::load_acquire_gpu(flag) - epoch) < 0) leave_if_told();
     ptx::fence_proxy_async_global();
+  }
+
+  // Notes how long the ring was full during the present instruction, and when its last chunk was asked for.
+  __device__ __forceinline__ void mark() {
+    context.mark(Mark::LOADED);
+    context.mark(Mark::STALL, stalled_);
+    stalled_ = 0;
   }
 
   __device__ __forceinline__ void drain() { drain_ring(context.shared.chunk_full, next_, issued_); }
 
  private:
-  __device__ __forceinline__ void leave() {
+  __device__ __forceinline__ void leave_if_told() {
+    if (!context.told_to_leave()) return;
     drain();
+    ptx::mbarrier_arrive(&context.shared.finished);
     ptx::exit_thread();
   }
 
-  __device__ __forceinline__ bool stopped() const { return *const_cast<const volatile u32*>(&context.shared.stopped) != 0; }
-
   __device__ __forceinline__ void wait(ptx::Barrier* barrier, u32 parity, Wait what, u32 index) {
     if (ptx::mbarrier_try_wait(barrier, parity)) return;
-    Watchdog<G> watchdog(context, what, index, parity);
-    while (!ptx::mbarrier_try_wait(barrier, parity))
-      if (watchdog.must_leave(parity ^ 1) || stopped()) leave();
+    context.begin_wait(what, index);
+    while (!ptx::mbarrier_try_wait(barrier, parity)) leave_if_told();
   }
 
   unsigned char* ring_;
@@ -78,6 +83,7 @@ class Loader {
   int window_;
   Cursor<Shared::RING_CHUNKS> next_, oldest_;
   int issued_ = 0;
+  u64 stalled_ = 0;
 };
 
 // A consumer warp: turns chunks into partial sums.
@@ -98,8 +104,7 @@ class Consumer {
   }
 
   __device__ __forceinline__ void release_chunk() {
-    __syncwarp();
-    if (context.lane == 0) ptx::mbarrier_arrive(&context.shared.chunk_empty[chunk_.slot]);
+    context.arrive(&context.shared.chunk_empty[chunk_.slot]);
     chunk_.advance();
   }
 
@@ -110,8 +115,7 @@ class Consumer {
   }
 
   __device__ __forceinline__ void release_partial() {
-    __syncwarp();
-    if (context.lane == 0) ptx::mbarrier_arrive(&context.shared.partial_full[partial_.slot]);
+    context.arrive(&context.shared.partial_full[partial_.slot]);
     partial_.advance();
   }
 
@@ -123,11 +127,13 @@ class Consumer {
 
   // Waits for the other consumer warps; what they wrote to shared memory before is visible after.
   __device__ __forceinline__ void meet() {
-    __syncwarp();
-    if (context.lane == 0) ptx::mbarrier_arrive(&context.shared.consumers);
+    context.arrive(&context.shared.consumers);
     wait_barrier(context, &context.shared.consumers, meetings_, Wait::CONSUMERS, 0);
     meetings_ ^= 1;
   }
+
+  // The time of the last consumer warp that passes counts.
+  __device__ __forceinline__ void mark(Mark mark) const { context.mark(mark, ptx::clock()); }
 
   __device__ __forceinline__ int thread() const { return context.warp * WARP_LANES + context.lane; }
 
@@ -154,12 +160,12 @@ class Storer {
   }
 
   __device__ __forceinline__ void release_partials() {
-    __syncwarp();
-    if (context.lane == 0) ptx::mbarrier_arrive(&context.shared.partial_empty[partial_.slot]);
+    context.arrive(&context.shared.partial_empty[partial_.slot]);
     partial_.advance();
   }
 
-  // The consumers have appended this step's key and value, and arrive as if with a unit: the next step's loaders are told.
+  // The consumers have appended this step's key and value, and arrive as if with a unit: the next step's loaders are
+  // told. The fences are the storer's, who has nothing else to do now; on the consumers' path they cost 2.5 us a layer.
   __device__ __forceinline__ void release_kv(u32* flag) {
     acquire_partials();
     if (context.lane == 0) {

@@ -19,11 +19,11 @@ __device__ __forceinline__ void consume_sample(Consumer<G>& consumer, Instructio
   const u32 epoch = context.epoch();
   const int lane = context.lane;
   Candidate best;
-  for (int first = lane; first < candidates; first += BATCH * WARP_LANES) {
+  for (int batch = 0; batch < candidates; batch += BATCH * WARP_LANES) {
+    const int first = batch + lane;
     ptx::Pair64 w[BATCH];
-    Watchdog<G> watchdog(context, Wait::CANDIDATE, first, epoch);
     while (true) {
-      u32 seen = epoch;
+      bool ready = true;
 #pragma unroll
       for (int b = 0; b < BATCH; b++) {
         const int c = first + b * WARP_LANES;
@@ -31,12 +31,10 @@ __device__ __forceinline__ void consume_sample(Consumer<G>& consumer, Instructio
         if (c < candidates) w[b] = ptx::load_relaxed_gpu_pair(input + 2 * c);
       }
 #pragma unroll
-      for (int b = 0; b < BATCH; b++) {
-        if (word_epoch(w[b].x) != epoch) seen = word_epoch(w[b].x);
-        if (word_epoch(w[b].y) != epoch) seen = word_epoch(w[b].y);
-      }
-      if (seen == epoch) break;
-      watchdog.check(seen);
+      for (int b = 0; b < BATCH; b++) ready &= word_epoch(w[b].x) == epoch && word_epoch(w[b].y) == epoch;
+      if (__all_sync(ALL_LANES, ready)) break;
+      context.begin_wait(Wait::CANDIDATE, first);
+      context.leave_if_told();
     }
 #pragma unroll
     for (int b = 0; b < BATCH; b++) best.offer(__uint_as_float(word_payload(w[b].x)), static_cast<int>(word_payload(w[b].y)));

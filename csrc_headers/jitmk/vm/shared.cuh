@@ -33,7 +33,9 @@ template <class G>
 struct FixedShared {
   ptx::Barrier partial_full[PARTIAL_SLOTS], partial_empty[PARTIAL_SLOTS];
   ptx::Barrier consumers;  // all consumer warps have come this far
-  u32 stopped;             // no further step: the loader, which runs ahead, is told here
+  ptx::Barrier finished;   // all warps have done all steps
+  u32 leave;               // the generation has stopped or the launch is given up: who waits need wait no more
+  WarpRecord record[WORKING_WARPS];
   alignas(16) Partial partial[PARTIAL_SLOTS][CONSUMER_WARPS];
   alignas(16) AttentionShared<G> attention;
 };
@@ -56,16 +58,19 @@ struct SharedLayout : FixedShared<G> {
   }
 
   __device__ void initialise() {
+    static_assert(RING_CHUNKS * G::chunk_bytes + SLICES_BYTES + sizeof(SharedLayout) <= G::shared_bytes, "shared memory is overcommitted");
     for (int i = 0; i < RING_CHUNKS; i++) {
       ptx::mbarrier_init(&chunk_full[i], 1);
-      ptx::mbarrier_init(&chunk_empty[i], CONSUMER_WARPS);
+      ptx::mbarrier_init(&chunk_empty[i], CONSUMER_WARPS * G::warp_arrivals);
     }
     for (int i = 0; i < PARTIAL_SLOTS; i++) {
-      ptx::mbarrier_init(&this->partial_full[i], CONSUMER_WARPS);
-      ptx::mbarrier_init(&this->partial_empty[i], 1);
+      ptx::mbarrier_init(&this->partial_full[i], CONSUMER_WARPS * G::warp_arrivals);
+      ptx::mbarrier_init(&this->partial_empty[i], G::warp_arrivals);
     }
-    ptx::mbarrier_init(&this->consumers, CONSUMER_WARPS);
-    this->stopped = 0;
+    ptx::mbarrier_init(&this->consumers, CONSUMER_WARPS * G::warp_arrivals);
+    ptx::mbarrier_init(&this->finished, WORKING_WARPS);
+    this->leave = 0;
+    for (int w = 0; w < WORKING_WARPS; w++) this->record[w] = {0, 0};
     ptx::fence_proxy_async_shared();
   }
 };

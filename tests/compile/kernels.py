@@ -29,7 +29,7 @@ class Shape:
 
     name: str
     spec: ModelSpec
-    spilled_bytes: int = 256
+    spilled_bytes: int = 128
 
 
 SHAPES = (
@@ -40,7 +40,7 @@ SHAPES = (
     Shape("head-80-biases", llama(320, 640, 2, 4, 1, 80, vocab_size=1003, qkv_bias=True, o_bias=True, mlp_bias=True)),
     Shape("head-96", llama(768, 2048, 2, 8, 8, 96, vocab_size=1000)),
     Shape("head-128-odd-vocabulary", llama(1536, 2304, 3, 12, 2, 128, vocab_size=5003)),
-    Shape("head-256", llama(512, 640, 2, 8, 1, 256, vocab_size=1000), spilled_bytes=640),
+    Shape("head-256", llama(512, 640, 2, 8, 1, 256, vocab_size=1000), spilled_bytes=192),
     Shape("mqa-16", llama(1024, 2304, 2, 16, 1, 64, vocab_size=5003, tied=True)),
 )
 BY_NAME = {shape.name: shape for shape in SHAPES}

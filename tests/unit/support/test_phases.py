@@ -1,0 +1,107 @@
+"""Single phases are what lowering makes, and can be scheduled and encoded by themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jitmk.program.isa import NO_OPERAND, Opcode
+from jitmk.program.lowering import lower
+from jitmk.program.packing import unpack
+from jitmk.program.program import Epilogue, MatvecConfig, Phase, Program
+from jitmk.program.weights import plan_weights
+from jitmk.schedule.build import make_schedule
+from jitmk.schedule.encode import decode, encode
+from jitmk.schedule.verify import verify_program
+from tests.support.phases import (
+    in_buffer_order,
+    inputs_of,
+    isolate,
+    matvec_arenas,
+    matvec_plan,
+    matvec_program,
+    matvec_variant,
+    outputs_of,
+)
+from tests.support.tiny import tiny_spec
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+def test_attention_by_itself(splits: int) -> None:
+    spec = tiny_spec()
+    program = isolate(lower(spec, splits), "layers.1.attention")
+    (phase,) = program.phases
+    assert [buffer.name for buffer in inputs_of(program)] == ["layers.1.qkv.output"]
+    assert [buffer.name for buffer in outputs_of(program)] == [phase.buffers["output"].name]
+    queues = decode(encode(make_schedule(program, 5), plan_weights(spec), program.variants), program.variants)
+    units = [unit for queue in queues for instruction in queue for unit in instruction.units]
+    assert sorted(units) == list(range(phase.units))
+    assert all(instruction.operands["layer"] == 1 for queue in queues for instruction in queue)
+
+
+def test_a_chain_reads_only_what_it_does_not_write() -> None:
+    program = isolate(lower(tiny_spec(), 2), "layers.0.attention", "layers.0.attention_reduce")
+    assert [buffer.name for buffer in inputs_of(program)] == ["layers.0.qkv.output"]
+    assert [phase.index for phase in program.phases] == [0, 1]
+
+
+def test_an_unknown_name_is_found_out() -> None:
+    with pytest.raises(AssertionError):
+        isolate(lower(tiny_spec()), "layers.7.qkv")
+
+
+def _matvec(phase: Phase) -> MatvecConfig:
+    assert isinstance(phase.variant.config, MatvecConfig)
+    return phase.variant.config
+
+
+@pytest.mark.parametrize("name", ["qkv", "o_proj", "gate_up", "down", "lm_head"])
+def test_matvecs_are_those_of_lowering(name: str) -> None:
+    """Copies and kinds of buffers follow the epilogue as they do in real programs."""
+    lowered = lower(tiny_spec(qkv_bias=True))
+    real = next(phase for phase in lowered.phases if phase.name.endswith(name))
+    config = _matvec(real)
+    variant = matvec_variant(config.rows, config.columns, config.epilogue, norm=config.norm, bias=config.bias)
+    assert variant.config == config
+    made = matvec_program(variant).phases[0]
+    assert made.units == real.units and made.buffers.keys() == real.buffers.keys()
+    for operand, buffer in real.buffers.items():
+        other = made.buffers[operand]
+        assert (other.kind, other.values, other.copies) == (buffer.kind, buffer.values, buffer.copies), operand
+
+
+@pytest.mark.parametrize("epilogue", list(Epilogue))
+def test_matvec_operands_point_at_the_data(epilogue: Epilogue) -> None:
+    variant = matvec_variant(32, 48, epilogue, norm=True, bias=True)
+    program = matvec_program(variant)
+    plan = matvec_plan(_matvec(program.phases[0]))
+    weights = torch.randn(32, 48).bfloat16()
+    norm, bias = torch.randn(48), torch.randn(32)
+    arena, constants = matvec_arenas(plan, weights, norm, bias)
+    queues = decode(encode(make_schedule(program, 3), plan, program.variants), program.variants)
+    instructions = [instruction for queue in queues for instruction in queue]
+    assert {i.opcode for i in instructions} == {Opcode.MATVEC} and len(instructions) == 3
+    operands = instructions[0].operands
+    first = operands["weights"] * 256 // 2
+    assert torch.equal(unpack(arena[first : first + plan.matrices["w"].nbytes // 2], 32, 48), weights)
+    assert torch.equal(constants[operands["norm"] : operands["norm"] + 48], norm)
+    assert torch.equal(constants[operands["bias"] : operands["bias"] + 32], bias)
+    assert (operands["residual_in"] != NO_OPERAND) == (epilogue is Epilogue.RESIDUAL)
+    assert int(torch.isnan(arena).sum()) == arena.numel() - plan.matrices["w"].nbytes // 2
+
+
+def test_values_of_units_are_put_in_order() -> None:
+    program = isolate(lower(tiny_spec(num_heads=6, num_kv_heads=2), 3), "layers.0.attention")
+    (phase,) = program.phases
+    name = phase.buffers["output"].name
+    owned = [torch.arange(s.begin, s.end) for u in range(phase.units) for s in phase.writes(u) if s.buffer == name]
+    values = torch.cat(owned).float()
+    assert not torch.equal(values, values.sort().values), "the units own the values out of order"
+    assert torch.equal(in_buffer_order(phase, values), torch.arange(len(values)).float())
+
+
+def test_the_whole_program_is_still_sound() -> None:
+    """`isolate` shares what it does not copy: the program that it took from is as it was."""
+    program: Program = lower(tiny_spec())
+    isolate(program, "embed")
+    verify_program(program)

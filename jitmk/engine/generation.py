@@ -68,7 +68,7 @@ def choose_tokens(backend: DecodeBackend, ids: Sequence[int], params: SamplingPa
     token, logprobs = sample(backend.prefill(ids), params, len(previous), previous)
     yield token, logprobs
     if not params.needs_logits:
-        sampling = DeviceSampling(params.temperature, params.seed)
+        sampling = DeviceSampling(params.temperature, params.seed, tuple(params.ending_token_ids))
         stream = backend.decode_stream(token, len(previous), params.max_new_tokens - 1, sampling)
         with closing(stream):
             for token in stream:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 
 from jitmk.codegen import KERNEL_NAME
-from jitmk.codegen.abi import HOST_TOKENS, REPORT_WORDS, KernelParams, ReportWord, decode_report
+from jitmk.codegen.abi import HOST_TOKENS, MAX_STOP_TOKENS, REPORT_WORDS, KernelParams, ReportWord, decode_report
 from jitmk.cuda.device import Device
 from jitmk.cuda.launch import Launcher
 from jitmk.cuda.memory import HostBuffer
@@ -126,6 +126,9 @@ class MegakernelLauncher:
         params.forced_tokens = 0 if forced is None else forced.data_ptr()
         params.greedy = int(sampling.temperature == 0)
         params.inverse_temperature = 1.0 if params.greedy else 1.0 / sampling.temperature
+        stops = sampling.stop_tokens[:MAX_STOP_TOKENS]
+        params.stop_tokens = len(stops)
+        params.stop_token[: len(stops)] = stops
         params.seed_low, params.seed_high = sampling.seed & 0xFFFFFFFF, sampling.seed >> 32
         self._launcher.launch(torch.cuda.current_stream(self._device).cuda_stream)
         return epoch

@@ -127,6 +127,8 @@ class MegakernelBackend:
             for i in range(count):
                 token = self._launcher.token(epoch + i)
                 yield token
+                if token in sampling.stop_tokens:
+                    return  # the kernel has stopped there too
             position, steps = position + count, steps - count
 
     def forced_logits(self, ids: Sequence[int], start: int) -> torch.Tensor:

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             _tell(f"backend: {model.backend_name} ({model.backend_reason})")
         prompt = [{"role": "user", "content": text}] if args.chat else text
         streaming = sys.stdout.isatty() if args.stream is None else args.stream
-        result = _write(model, prompt, _sampling_arguments(args), streaming)
+        result = _write(model, prompt, _sampling_arguments(args), streaming, bar=not (streaming or args.quiet))
         if not args.quiet:
             _tell(_timing_line(result))
     return 0
@@ -78,15 +78,19 @@ def _sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
-def _write(model: Model, prompt: Any, sampling: dict[str, Any], streaming: bool) -> GenerationResult:
-    """Writes prompt (where it is continued) and text to stdout."""
+def _write(model: Model, prompt: Any, sampling: dict[str, Any], streaming: bool, bar: bool) -> GenerationResult:
+    """Writes prompt (where it is continued) and text to stdout, piece by piece or at the end."""
+    from tqdm import tqdm
+
     stream = model.stream(prompt, **sampling)
     if isinstance(prompt, str):
         sys.stdout.write(prompt)
-    for piece in stream:
-        sys.stdout.write(piece)
-        if streaming:
-            sys.stdout.flush()
+    with tqdm(desc="generating", unit=" pieces", delay=1.0, leave=False, disable=not bar) as progress:
+        for piece in stream:
+            sys.stdout.write(piece)
+            progress.update()
+            if streaming:
+                sys.stdout.flush()
     sys.stdout.write("\n")
     sys.stdout.flush()
     return stream.result

@@ -6,6 +6,7 @@ Starting it loads neither torch nor anything that depends on it: each command im
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -52,9 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     With JITMK_DEBUG=1 errors are raised with their traceback instead of being told in one line.
     """
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _WarningTeller()
     args = build_parser().parse_args(arguments)
     try:
+        _set_up_logging(_debugging())
         status = args.run(args)
         sys.stdout.flush()
     except JitmkError as error:
@@ -71,6 +73,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(status)
 
 
+def _set_up_logging(debug: bool) -> None:
+    """Logs of jitmk go to stderr: warnings, and with JITMK_DEBUG=1 everything."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("jitmk: %(levelname)s: %(name)s: %(message)s"))
+    logger = logging.getLogger("jitmk")
+    logger.handlers = [handler]
+    logger.setLevel(logging.DEBUG if debug else logging.WARNING)
+
+
 def _debugging() -> bool:
     try:
         return get_settings().debug
@@ -82,16 +93,25 @@ def _say(kind: str, message: str) -> None:
     print(f"jitmk: {kind}: {message}", file=sys.stderr)
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Warnings in the form of errors: what a user of the command can act on is the text, not the line of code."""
-    _say("warning", str(message))
+class _WarningTeller:
+    """Tells warnings in the form of errors, each once: a user can act on the text, not on the line of code."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def __call__(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        """Takes the place of `warnings.showwarning`."""
+        if str(message) not in self._told:
+            self._told.add(str(message))
+            _say("warning", str(message))
 
 
 if __name__ == "__main__":

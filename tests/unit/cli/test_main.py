@@ -77,12 +77,14 @@ def run_instead(monkeypatch: pytest.MonkeyPatch, do: Any) -> None:
     monkeypatch.setattr(generate, "run", do)
 
 
-def test_warnings_are_told_as_such(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_are_told_as_such_and_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def do(args: Any) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("always")
-            warnings.showwarning = main._show_warning
             warnings.warn("the disk is full", stacklevel=1)
+            warnings.warn("the disk is full", stacklevel=2)
         return 0
 
     run_instead(monkeypatch, do)

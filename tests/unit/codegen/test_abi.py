@@ -9,6 +9,7 @@ import pytest
 from jitmk.arch import GpuArch
 from jitmk.codegen import abi
 from jitmk.codegen.stream import STREAM_FIELDS, StreamParams, render_stream
+from jitmk.engine.launcher import WORKING_WARPS
 from jitmk.errors import CompileError
 from jitmk.program import isa, packing
 from jitmk.program.program import PARTIAL_EXTRA, Buffer, BufferKind
@@ -88,8 +89,22 @@ def test_a_wrong_layout_would_be_noticed(compiler_name: str) -> None:
 
 
 def test_reports_fit_their_buffer() -> None:
-    assert max(abi.ReportWord) < abi.REPORT_WORDS
-    assert len(set(abi.ReportWord)) == len(abi.ReportWord.__members__), "no two words in one place"
+    assert abi.ReportWord.WARPS + 2 * WORKING_WARPS <= abi.REPORT_WORDS
+    assert max(abi.ReportWord) == abi.ReportWord.WARPS, "what follows belongs to the warps"
+
+
+def test_a_report_names_who_is_furthest_behind_first() -> None:
+    words = [0] * abi.REPORT_WORDS
+    words[abi.ReportWord.VALID], words[abi.ReportWord.SM] = 1, 77
+    places = {0: (2, 500, abi.Wait.INPUT, 3), 1: (2, 499, abi.Wait.RING_FULL, 5), 2: (1, 600, abi.Wait.TOKEN, 0)}
+    for warp, (step, instruction, wait, index) in places.items():
+        words[abi.ReportWord.WARPS + 2 * warp] = step << 16 | instruction
+        words[abi.ReportWord.WARPS + 2 * warp + 1] = wait << 24 | index
+    sm, records = abi.decode_report(words, 3)
+    assert sm == 77
+    assert [(r.warp, r.step, r.instruction, r.wait, r.index) for r in records] == [
+        (warp, *places[warp]) for warp in (2, 1, 0)
+    ]
 
 
 def test_epochs_find_the_same_slot_when_they_wrap() -> None:

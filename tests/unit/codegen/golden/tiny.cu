@@ -50,7 +50,7 @@ constexpr int PARTIAL_EXTRA = 2;
 constexpr int HOST_TOKENS = 4096;
 
 // Words from one copy of a buffer to the next, for a batch of one.
-constexpr int copy_stride(int words) { return (words + 31) / 32 * 32; }
+__device__ constexpr int copy_stride(int words) { return (words + 31) / 32 * 32; }
 
 struct Params {
   const int* instructions;  // [sms][queue_length][32]
@@ -128,8 +128,6 @@ struct Geometry {
   static constexpr int shared_bytes = 232448;
   static constexpr int slice_bytes = 768;
   static constexpr int chunk_bytes = 16384;
-  static constexpr int prefetch_chunks = 16;
-  static constexpr int prefetch_cycles = 700;
   static constexpr int head_dim = 64;
   static constexpr bool trace = false;
   static constexpr int warp_arrivals = 1;

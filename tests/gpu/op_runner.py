@@ -1,0 +1,191 @@
+"""Launches phases on their own: given inputs as words, poison in every other word, and a look at everything after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from jitmk.cuda.device import Device
+from jitmk.engine.backend import DeviceSampling
+from jitmk.engine.launcher import MegakernelLauncher
+from jitmk.engine.megakernel import read_buffer
+from jitmk.engine.step_programs import DeviceProgram
+from jitmk.program.isa import Opcode
+from jitmk.program.program import Buffer, BufferKind, Epilogue, MatvecConfig, Program, Variant
+from jitmk.program.weights import WeightPlan
+from jitmk.schedule.build import make_schedule
+from jitmk.schedule.encode import encode
+from jitmk.schedule.schedule import Schedule
+from tests.support.phases import inputs_of, outputs_of
+from tests.support.words import poison_words, read_candidates, write_words, written_words
+
+_ARENA_WORDS = 1 << 17
+_DEADLINE_MS = 2000
+_WINDOW = 3
+
+
+@dataclass(frozen=True)
+class Data:
+    """What instructions use besides words; what a phase does not use stays None, and the kernel gets a null pointer.
+
+    Attributes:
+        weights: bf16, the weight arena; constants: fp32, norms and biases.
+        cache: bf16 [layers, tokens, kv_heads, tiles, tile_elements].
+        rope: fp32 [positions, rotary_dim / 2, 2], cos and sin.
+    """
+
+    weights: torch.Tensor | None = None
+    constants: torch.Tensor | None = None
+    cache: torch.Tensor | None = None
+    rope: torch.Tensor | None = None
+
+    def parameters(self) -> dict[str, int]:
+        """Fields of KernelParams."""
+        pointers = {"weights": self.weights, "constants": self.constants, "kv": self.cache, "rope": self.rope}
+        fields = {name: 0 if tensor is None else tensor.data_ptr() for name, tensor in pointers.items()}
+        if self.cache is not None:
+            fields["kv_layer_stride"] = self.cache.stride(0) * self.cache.element_size()
+            fields["kv_head_stride"] = self.cache.stride(2) * self.cache.element_size()
+        return fields
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the host says of the step."""
+
+    token: int = 0
+    position: int = 0
+    sampling: DeviceSampling = field(default_factory=DeviceSampling)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a launch left behind, on the CPU.
+
+    Attributes:
+        outputs: fp32 [values] by operand of the last phase ("output", "residual_out"), but for candidates.
+        schedule: which SM computed what.
+        candidates: keys fp32 [n] and token ids int64 [n] of the LM head's instructions, in the order of the queues.
+        logits: fp32 [vocab_size], if the program has an LM head.
+        token: that SAMPLE chose, if the program has one.
+    """
+
+    outputs: Mapping[str, torch.Tensor]
+    schedule: Schedule
+    candidates: tuple[torch.Tensor, torch.Tensor] | None
+    logits: torch.Tensor | None
+    token: int | None
+
+
+class OpRunner:
+    """One kernel, for programs of any of its variants."""
+
+    def __init__(self, gpu: Device, cubin: bytes, variants: tuple[Variant, ...]) -> None:
+        self.device = torch.device("cuda", gpu.index)
+        self.variants = variants
+        self.sms = gpu.arch.sm_count
+        self._launcher = MegakernelLauncher(
+            gpu,
+            cubin,
+            arena_words=_ARENA_WORDS,
+            kv_flags=64,
+            deadline_ms=_DEADLINE_MS,
+            window=_WINDOW,
+            operands=Data().parameters(),
+        )
+
+    @property
+    def words(self) -> torch.Tensor:
+        """The word arena, int64."""
+        return self._launcher.words
+
+    @property
+    def next_epoch(self) -> int:
+        """The epoch of the next launch's first step: inputs must carry it before the launch gives it away."""
+        return self._launcher._next_epoch
+
+    def run(
+        self,
+        program: Program,
+        plan: WeightPlan,
+        inputs: Mapping[str, torch.Tensor],
+        data: Data,
+        step: Step | None = None,
+        *,
+        policy: str = "round_robin",
+    ) -> Outcome:
+        """Runs a program once and reads what it computed.
+
+        Args:
+            inputs: values of the buffers that it reads and does not write, by buffer name.
+
+        Raises:
+            BackendError: an output was not written, or its copies differ.
+            AssertionError: a word was written that is none of its outputs.
+            KernelTimeoutError: it waited for something else than its inputs.
+        """
+        step = step or Step()
+        schedule = make_schedule(program, self.sms, policy)
+        ready = inputs_of(program)
+        assert {buffer.name for buffer in ready} == inputs.keys(), (ready, inputs.keys())
+        head = next((p for p in program.phases if _is_head(p.variant)), None)
+        logits = None
+        if head is not None:
+            assert isinstance(head.variant.config, MatvecConfig)
+            logits = torch.full((1, head.variant.config.rows), torch.nan, device=self.device)
+
+        queues = encode(schedule, plan, self.variants).to(self.device)
+        epoch = self.next_epoch
+        poison_words(self.words, epoch)
+        for buffer in ready:
+            write_words(self.words, buffer, inputs[buffer.name].to(self.device), epoch)
+        before = self.words.clone()
+        self.launch(DeviceProgram(program, queues, self.variants), data, step, epoch, logits)
+
+        written = outputs_of(program)
+        count = 0 if head is None else int((schedule.table.phase == head.index).sum())
+        self._check_stray_writes(before, written, count)
+        candidates = None
+        if head is not None:
+            candidates = read_candidates(self.words, head.buffers["output"], count, epoch)
+        samples = any(phase.variant.opcode is Opcode.SAMPLE for phase in program.phases)
+        outputs = {
+            operand: read_buffer(self.words, buffer, epoch)
+            for operand, buffer in program.phases[-1].buffers.items()
+            if buffer in written and buffer.kind is not BufferKind.CANDIDATE
+        }
+        return Outcome(
+            outputs,
+            schedule,
+            candidates,
+            None if logits is None else logits[0].cpu(),
+            self._launcher.token(epoch) if samples else None,
+        )
+
+    def launch(
+        self, program: DeviceProgram, data: Data, step: Step, epoch: int, logits: torch.Tensor | None = None
+    ) -> None:
+        """Launches queues as they are and waits for them; words must be in place for `epoch`."""
+        for name, value in data.parameters().items():
+            setattr(self._launcher.params, name, value)
+        started = self._launcher.launch(program, step.token, step.position, 1, step.sampling, logits=logits)
+        assert started == epoch, "words carry another epoch than the launch"
+        self._launcher.synchronize()
+
+    def token(self, epoch: int) -> int:
+        """As `MegakernelLauncher.token`."""
+        return self._launcher.token(epoch)
+
+    def close(self) -> None:
+        self._launcher.close()
+
+    def _check_stray_writes(self, before: torch.Tensor, written: list[Buffer], candidates: int) -> None:
+        changed = (self.words != before).cpu()
+        stray = changed & ~written_words(written, len(changed), candidates)
+        assert not bool(stray.any()), f"{int(stray.sum())} words were written that belong to no output"
+
+
+def _is_head(variant: Variant) -> bool:
+    return isinstance(variant.config, MatvecConfig) and variant.config.epilogue is Epilogue.LOGITS

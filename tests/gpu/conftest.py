@@ -14,6 +14,7 @@ from jitmk import jit
 from jitmk.codegen import render
 from jitmk.cuda.device import Device
 from jitmk.settings import Settings
+from tests.gpu.live_models import LiveModels
 from tests.gpu.op_kernels import KERNELS
 from tests.gpu.op_runner import OpRunner
 
@@ -65,3 +66,11 @@ def op_runners(gpu: Device, gpu_settings: Settings) -> Iterator[OpRunners]:
         runners = OpRunners(gpu, gpu_settings, pool)
         yield runners
         runners.close()
+
+
+@pytest.fixture(scope="session")
+def models(gpu: Device, gpu_settings: Settings) -> Iterator[LiveModels]:
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        live = LiveModels(gpu, gpu_settings, pool)
+        yield live
+        live.close()

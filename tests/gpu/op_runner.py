@@ -21,7 +21,7 @@ from jitmk.schedule.schedule import Schedule
 from tests.support.phases import inputs_of, outputs_of
 from tests.support.words import poison_words, read_candidates, write_words, written_words
 
-_ARENA_WORDS = 1 << 17
+_ARENA_WORDS = 1 << 20
 _DEADLINE_MS = 2000
 _WINDOW = 3
 

@@ -1,0 +1,100 @@
+"""A short run of everything that the kernel does, to be watched by compute-sanitizer.
+
+    compute-sanitizer --tool memcheck python -m tests.gpu.sanitizer_target
+    compute-sanitizer --tool racecheck python -m tests.gpu.sanitizer_target --race-check
+
+A model of two layers: a prompt through torch, then decode steps with one split and with three, one and several a
+launch, greedy and with a temperature, up to the last position of the cache. It checks its own results, so that a
+sanitizer that changes timing without finding anything has found that nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import closing
+from dataclasses import replace
+from unittest import mock
+
+import torch
+
+from jitmk.arch import GpuArch
+from jitmk.codegen import BuildOptions, render
+from jitmk.cuda.device import Device
+from jitmk.engine import megakernel
+from jitmk.engine.backend import DeviceSampling
+from jitmk.engine.megakernel import MegakernelBackend
+from jitmk.model.checkpoint import RandomCheckpoint
+from jitmk.model.spec import ModelSpec
+from jitmk.program.program import Variant
+from jitmk.program.weights import plan_weights
+from jitmk.settings import get_settings
+from tests.support.closeness import assert_close
+from tests.support.shapes import llama
+
+SPEC = llama(64, 96, 2, 4, 2, 64, vocab_size=101, qkv_bias=True, o_bias=True, mlp_bias=True)
+# The first calls for programs of many splits at its end, so that three have room; the second is soon at its end.
+LONG, SHORT = 512, 40
+PROMPT = [5, 80, 13, 100, 0, 42, 7, 7, 19, 64, 3, 99, 21, 50, 11, 37, 2]
+# Under a sanitizer a step takes thousands of times as long; a real hang would be just as visible.
+DEADLINE_MS = 600_000
+
+
+def open_backend(max_seq_len: int, *, race_check: bool) -> MegakernelBackend:
+    """The model, in a kernel that racecheck understands if that is asked for."""
+    options = BuildOptions(race_check=race_check)
+
+    def render_for_sanitizer(variants: tuple[Variant, ...], spec: ModelSpec, arch: GpuArch) -> str:
+        return render(variants, spec, arch, options)
+
+    with mock.patch.object(megakernel, "render", render_for_sanitizer):
+        return MegakernelBackend(
+            SPEC,
+            plan_weights(SPEC),
+            RandomCheckpoint(SPEC, 1),
+            Device.open(),
+            max_seq_len=max_seq_len,
+            settings=replace(get_settings(), wait_deadline_ms=DEADLINE_MS),
+            progress=False,
+        )
+
+
+def exercise_phases(backend: MegakernelBackend) -> None:
+    """Single steps: prefill against decode, one split against three. Raises AssertionError where two disagree."""
+    prefilled = backend.prefill(PROMPT, all_logits=True)
+    assert_close("two ways", backend.forced_logits(PROMPT, 0), prefilled, "prompt, decoded")
+    position, token = len(PROMPT), int(prefilled[-1].argmax())
+    one, three = (backend.phase_outputs(token, position, splits) for splits in (1, 3))
+    assert_close("phase of a model", three["logits"], one["logits"], "three splits and one")
+    assert torch.equal(backend.step_logits(token, position).cpu(), one["logits"])
+
+
+def exercise_streams(backend: MegakernelBackend) -> None:
+    """Many steps a launch, up to the last position of the cache. Raises AssertionError where two runs differ."""
+    token = int(backend.prefill(PROMPT).argmax())
+    position, steps = len(PROMPT), backend.max_seq_len - len(PROMPT)
+    for sampling in (DeviceSampling(), DeviceSampling(0.8, 3)):
+        tokens = list(backend.decode_stream(token, position, steps, sampling))
+        assert len(tokens) == steps and list(backend.decode_stream(token, position, steps, sampling)) == tokens
+        stopping = replace(sampling, stop_tokens=(tokens[3],))
+        assert list(backend.decode_stream(token, position, steps, stopping)) == tokens[: tokens.index(tokens[3]) + 1]
+
+
+def run(*, race_check: bool) -> str:
+    """Runs the model every way that it can run; returns what the kernel was."""
+    for max_seq_len, exercise in ((LONG, exercise_phases), (SHORT, exercise_streams)):
+        with closing(open_backend(max_seq_len, race_check=race_check)) as backend:
+            exercise(backend)
+    return f"kernel {backend.kernel.key[:16]} of {backend.kernel.compiler}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="a short run of the megakernel for compute-sanitizer to watch")
+    parser.add_argument("--race-check", action="store_true", help="build the kernel for racecheck")
+    arguments = parser.parse_args()
+    print(f"all steps agree, {run(race_check=arguments.race_check)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Tokens that the device samples: greedy and with a temperature, many steps a launch, stopping and going on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+
+from jitmk.cuda.device import Device
+from jitmk.engine.backend import DeviceSampling
+from jitmk.engine.philox import gumbel
+from jitmk.reference.machine import ReferenceMachine
+from jitmk.reference.weights import ReferenceWeights
+from jitmk.settings import Settings
+from tests.gpu.live_models import SPECS, Live, LiveModels, open_backend, source
+from tests.gpu.test_models import random_ids
+
+pytestmark = pytest.mark.gpu
+
+GREEDY = DeviceSampling()
+START = 20
+STEPS = 100
+
+
+def _stream(live: Live, steps: int = STEPS, sampling: DeviceSampling = GREEDY) -> tuple[int, list[int]]:
+    """(first input, tokens) of a stream behind a prompt of START tokens."""
+    ids = random_ids(START + 1, live.spec.vocab_size)
+    live.backend.prefill(ids[:START])
+    return ids[START], list(live.backend.decode_stream(ids[START], START, steps, sampling))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_greedy_tokens_are_the_largest_logits(name: str, models: LiveModels) -> None:
+    live = models[name]
+    steps = 40  # within the contexts that have one split on every model here
+    first, tokens = _stream(live, steps)
+    logits = live.backend.forced_logits([first, *tokens[:-1]], START)
+    assert logits.argmax(-1).tolist() == tokens
+    assert len(set(tokens)) > 3, "a stream that repeats one token tests little"
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, DeviceSampling(0.8, 7)], ids=["greedy", "temperature"])
+def test_many_steps_a_launch_are_many_launches(sampling: DeviceSampling, models: LiveModels) -> None:
+    """Inside a launch the device hands its own tokens and its own cache from step to step; between launches we do."""
+    live = models["gqa-64"]
+    first, tokens = _stream(live, STEPS, sampling)
+    single, token = [], first
+    live.backend.prefill(random_ids(START, live.spec.vocab_size))
+    for position in range(START, START + STEPS):
+        (token,) = live.backend.decode_stream(token, position, 1, sampling)
+        single.append(token)
+    assert single == tokens
+
+
+def test_the_same_seed_gives_the_same_tokens_and_another_does_not(models: LiveModels) -> None:
+    live = models["gqa-64"]
+    streams = [_stream(live, 40, DeviceSampling(1.0, seed))[1] for seed in (3, 3, 4)]
+    assert streams[0] == streams[1] != streams[2]
+    assert _stream(live, 40, DeviceSampling(0.5, 3))[1] != streams[0]
+
+
+@pytest.mark.parametrize("name", ["gqa-64", "mqa-256"])
+def test_temperature_draws_what_the_reference_machine_draws(name: str, models: LiveModels) -> None:
+    """At every step whose two best keys are further apart than roundings, along the GPU's own tokens."""
+    live, sampling = models[name], DeviceSampling(0.9, 12345678901)
+    first, tokens = _stream(live, 30, sampling)
+    machine = ReferenceMachine(live.spec, ReferenceWeights(live.spec, source(name)), noise=gumbel)
+    for layer in range(live.spec.num_layers):
+        machine.cache.write(layer, 0, *live.backend.cached(layer, START))
+    decided, token = 0, first
+    for i, chosen in enumerate(tokens):
+        position = START + i
+        step = machine.step(token, position, temperature=sampling.temperature, seed=sampling.seed, want_logits=True)
+        assert step.logits is not None
+        keys = step.logits / sampling.temperature + gumbel(sampling.seed, position + 1, live.spec.vocab_size)
+        # Logits are of about unit size; 0.02 of them is what phases of a model may differ by.
+        noise = 4 * 0.02 / sampling.temperature
+        top = keys.topk(2).values
+        if top[0] - top[1] > noise:
+            decided += 1
+            assert chosen == step.token, position
+        assert keys[chosen] >= top[0] - noise, position
+        token = chosen
+    assert decided >= len(tokens) // 2
+
+
+def test_a_stream_that_is_left_early_can_be_taken_up_again(models: LiveModels) -> None:
+    """Steps that ran ahead of the reader are forgotten: their positions are written again."""
+    live = models["gqa-64"]
+    first, whole = _stream(live)
+    live.backend.prefill(random_ids(START, live.spec.vocab_size))
+    token, position = first, START
+    tokens: list[int] = []
+    for count in (5, 1, 16, 17, 2):
+        stream = live.backend.decode_stream(token, position, STEPS - len(tokens), GREEDY)
+        tokens += list(islice(stream, count))
+        stream.close()
+        token, position = tokens[-1], START + len(tokens)
+    tokens += live.backend.decode_stream(token, position, STEPS - len(tokens), GREEDY)
+    assert tokens == whole
+
+
+@pytest.mark.parametrize("before", [0, 15, 18])
+@pytest.mark.parametrize("sampling", [GREEDY, DeviceSampling(1.0, 5)], ids=["greedy", "temperature"])
+def test_a_stop_token_ends_the_stream(sampling: DeviceSampling, before: int, models: LiveModels) -> None:
+    """The device knows the first 16 of them and stops by itself; the host knows all."""
+    live = models["gqa-64"]
+    first, whole = _stream(live, 60, sampling)
+    never = [token for token in range(live.spec.vocab_size) if token not in whole][:20]
+    fresh = [i for i, token in enumerate(whole) if token not in whole[:i]]
+    for at in {fresh[0], fresh[-1], fresh[len(fresh) // 2]}:
+        live.backend.prefill(random_ids(START, live.spec.vocab_size))
+        stopping = replace(sampling, stop_tokens=(*never[:before], whole[at], *never[before:]))
+        tokens = list(live.backend.decode_stream(first, START, 60, stopping))
+        assert tokens == whole[: at + 1]
+        rest = live.backend.decode_stream(tokens[-1], START + len(tokens), 60 - len(tokens), sampling)
+        assert tokens + list(rest) == whole
+
+
+@pytest.mark.parametrize("max_seq_len", [96, 100])
+def test_up_to_the_last_position_of_the_cache(
+    max_seq_len: int, models: LiveModels, gpu: Device, gpu_settings: Settings
+) -> None:
+    """A cache that is just long enough gives what a longer one gives, whether or not it ends with a tile."""
+    live = models["gqa-64"]
+    _, expected = _stream(live, max_seq_len - START)
+    backend = open_backend("gqa-64", gpu, gpu_settings, max_seq_len=max_seq_len)
+    try:
+        _, tokens = _stream(Live(live.spec, backend), max_seq_len - START)
+        ids = random_ids(max_seq_len, live.spec.vocab_size)
+        logits = backend.forced_logits(ids, 0)
+    finally:
+        backend.close()
+    assert tokens == expected
+    assert torch.equal(logits, live.backend.forced_logits(ids, 0))
+
+
+def test_epochs_start_over_at_their_limit(models: LiveModels) -> None:
+    """Two thousand million steps from now: the stream goes on as if nothing had happened."""
+    live = models["gqa-64"]
+    first, expected = _stream(live, 60)
+    launcher = live.backend._launcher
+    launcher._next_epoch = 2**31 - 20
+    live.backend.prefill(random_ids(START, live.spec.vocab_size))
+    assert list(live.backend.decode_stream(first, START, 60, GREEDY)) == expected
+    assert launcher._next_epoch < 100, "the limit lay within the stream"

@@ -4,7 +4,7 @@
 
 namespace jitmk::ptx {
 
-// Makes freshly initialised barriers visible to the copy engine.
+// Orders ordinary accesses to shared memory with what the copy engine does there.
 __device__ __forceinline__ void fence_proxy_async_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // Orders ordinary accesses to global memory with bulk copies.

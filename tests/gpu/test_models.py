@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from jitmk.cuda.device import Device
-from jitmk.engine.philox import gumbel
 from jitmk.errors import CompilerNotFoundError
 from jitmk.jit.nvcc import NvccCompiler
 from jitmk.program.lowering import lower
@@ -33,9 +32,9 @@ def random_ids(count: int, vocab_size: int, seed: int = 5) -> list[int]:
     return ids
 
 
-def _machine(name: str, live: Live, positions: int, splits: int) -> ReferenceMachine:
+def _machine(weights: ReferenceWeights, live: Live, positions: int, splits: int) -> ReferenceMachine:
     """A reference machine whose cache holds what the GPU's does."""
-    machine = ReferenceMachine(live.spec, ReferenceWeights(live.spec, source(name)), splits=splits, noise=gumbel)
+    machine = ReferenceMachine(live.spec, weights, splits=splits)
     if positions:
         for layer in range(live.spec.num_layers):
             machine.cache.write(layer, 0, *live.backend.cached(layer, positions))
@@ -45,11 +44,11 @@ def _machine(name: str, live: Live, positions: int, splits: int) -> ReferenceMac
 @pytest.mark.parametrize("name", SPECS)
 def test_every_phase_of_a_step(name: str, models: LiveModels) -> None:
     """In the order of the program, so that the first phase that differs is the one that is named."""
-    live = models[name]
+    live, weights = models[name], ReferenceWeights(SPECS[name], source(name))
     ids = random_ids(64, live.spec.vocab_size)
     live.backend.forced_logits(ids, 0)
     for position, splits in PLACES:
-        machine = _machine(name, live, position, splits)
+        machine = _machine(weights, live, position, splits)
         machine.step(ids[position], position, want_logits=True)
         expected = machine.outputs()
         actual = live.backend.phase_outputs(ids[position], position, splits)

@@ -113,7 +113,14 @@ class MegakernelLauncher:
             position: tokens in the cache.
             logits: fp32 [steps, vocab_size] on the device, filled if given.
             forced: int32 [steps] on the device: inputs of the steps instead of the sampled tokens.
+
+        Raises:
+            DeviceError: the program's words do not fit, or the driver refuses.
         """
+        if program.program.arena_words > self.words.numel():
+            raise DeviceError(
+                f"the program needs {program.program.arena_words} words, but {self.words.numel()} were reserved"
+            )
         if self._next_epoch + steps > _EPOCH_LIMIT:
             self._restart_epochs()
         epoch, params = self._next_epoch, self.params

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from tqdm import tqdm
@@ -20,6 +23,19 @@ _SLAB_BYTES = 64 << 20
 def progress_bar(title: str, total: int, shown: bool) -> tqdm[None]:
     """A bar that counts bytes, on stderr; it appears when the work has taken a second."""
     return tqdm(desc=title, total=total, unit="B", unit_scale=True, delay=1.0, leave=False, disable=not shown)
+
+
+@contextmanager
+def note_if_slow(text: str, shown: bool) -> Iterator[None]:
+    """Prints a line on stderr once what is inside has taken a second."""
+    timer = threading.Timer(1.0, lambda: print(f"jitmk: {text} ...", file=sys.stderr, flush=True))
+    timer.daemon = True
+    if shown:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def matrix_slabs(source: WeightSource, matrix: Matrix, device: torch.device) -> Iterator[tuple[int, torch.Tensor]]:

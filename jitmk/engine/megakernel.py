@@ -14,6 +14,7 @@ from jitmk.engine.arena import load_weights
 from jitmk.engine.backend import DeviceSampling
 from jitmk.engine.kv_cache import KvCache, kv_cache_bytes
 from jitmk.engine.launcher import MegakernelLauncher
+from jitmk.engine.loading import note_if_slow
 from jitmk.engine.prefill import Prefill, prefill_workspace_bytes
 from jitmk.engine.step_programs import DeviceProgram, StepPrograms
 from jitmk.errors import BackendError
@@ -68,10 +69,11 @@ class MegakernelBackend:
         self.max_seq_len = max_seq_len
         # The kernel first: a model that cannot be compiled for should not be loaded.
         programs = StepPrograms(spec, plan, arch, device, policy)
-        self.kernel = jit.build(render(programs.variants, spec, arch), arch, settings=settings)
+        with note_if_slow(f"compiling the megakernel for {arch.name}, once", progress):
+            self.kernel = jit.build(render(programs.variants, spec, arch), arch, settings=settings)
         if settings.print_configs:
             print(f"jitmk: kernel {self.kernel.key[:16]}: {self.kernel.info}, policy {policy}", file=sys.stderr)
-        largest = programs.for_splits(programs.splits(max_seq_len)).program.arena_words
+        largest = programs.largest_arena_words()
         needed = {
             "KV cache": kv_cache_bytes(spec, max_seq_len),
             "words": 8 * largest,

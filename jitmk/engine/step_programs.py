@@ -14,7 +14,7 @@ from jitmk.program.lowering import lower
 from jitmk.program.program import Program, Variant
 from jitmk.program.weights import WeightPlan
 from jitmk.schedule.build import DEFAULT_POLICY, make_schedule
-from jitmk.schedule.cost import choose_splits
+from jitmk.schedule.cost import choose_splits, split_ladder
 from jitmk.schedule.encode import decode, encode
 from jitmk.schedule.verify import verify
 
@@ -93,6 +93,10 @@ class StepPrograms:
     def splits(self, context: int) -> int:
         """Into how many parts attention splits a context of that many positions."""
         return choose_splits(self._spec, self._arch.sm_count, context)
+
+    def largest_arena_words(self) -> int:
+        """Words of the program that needs most of them: the one with the most splits."""
+        return lower(self._spec, max(split_ladder(self._spec, self._arch.sm_count))).arena_words
 
     def for_splits(self, splits: int) -> DeviceProgram:
         """The program with that many splits."""

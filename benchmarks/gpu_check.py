@@ -1,0 +1,103 @@
+"""Everything that a change to device code must pass, on one GPU, in one command.
+
+    python -m benchmarks.gpu_check --out results [--only tests,memcheck] [--tokens 512]
+
+Runs the GPU tests, compute-sanitizer's memcheck and racecheck on a small model, the numerics of full-size shapes, and
+the decode benchmark. Logs and JSON go to the output folder; exits with 1 where anything failed or could not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+SHAPES = "llama-3.2-1b,llama-3.2-3b,llama-3.1-8b"
+_SANITIZER = ("compute-sanitizer", "--error-exitcode", "3", "--tool")
+_TARGET = ("-m", "tests.gpu.sanitizer_target")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One command, and how long it may take in seconds."""
+
+    name: str
+    command: tuple[str, ...]
+    seconds: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a check ended: "passed", or what went wrong."""
+
+    name: str
+    result: str
+    seconds: float
+
+
+def checks(out: Path, tokens: int) -> tuple[Check, ...]:
+    """All checks, in the order in which they run."""
+    python = sys.executable
+    return (
+        Check("tests", (python, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu"), 420),
+        Check("memcheck", (*_SANITIZER, "memcheck", python, *_TARGET), 300),
+        Check("racecheck", (*_SANITIZER, "racecheck", python, *_TARGET, "--race-check"), 420),
+        Check(
+            "numerics",
+            (python, "-m", "benchmarks.numerics", "--contexts", "1,127,128,129,4096,8192")
+            + ("--json", str(out / "numerics.json")),
+            420,
+        ),
+        Check(
+            "decode",
+            (python, "-m", "benchmarks.decode", "--models", SHAPES, "--contexts", "128,4096,8192")
+            + ("--tokens", str(tokens), "--json", str(out / "decode.json")),
+            420,
+        ),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the checks; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for logs and results")
+    parser.add_argument("--only", type=lambda text: text.split(","), help="names of checks, comma-separated")
+    parser.add_argument("--tokens", type=int, default=512, help="tokens a run of the decode benchmark (default 512)")
+    args = parser.parse_args(arguments)
+    args.out.mkdir(parents=True, exist_ok=True)
+    known = checks(args.out, args.tokens)
+    unknown = set(args.only or ()) - {check.name for check in known}
+    if unknown:
+        parser.error(f"no such checks: {', '.join(sorted(unknown))}; there are {', '.join(c.name for c in known)}")
+    outcomes = [run(check, args.out) for check in known if not args.only or check.name in args.only]
+    (args.out / "checks.json").write_text(json.dumps([asdict(o) for o in outcomes], indent=1) + "\n", encoding="utf-8")
+    for outcome in outcomes:
+        print(f"{outcome.name:10} {outcome.seconds:6.1f} s  {outcome.result}")
+    return 0 if all(outcome.result == "passed" for outcome in outcomes) else 1
+
+
+def run(check: Check, out: Path) -> Outcome:
+    """Runs one check with its output in a log, the end of which is printed."""
+    if shutil.which(check.command[0]) is None:
+        return Outcome(check.name, f"{check.command[0]} is not installed", 0.0)
+    begin = time.perf_counter()
+    log = out / f"{check.name}.log"
+    with log.open("wb") as stream:
+        try:
+            status = subprocess.run(check.command, stdout=stream, stderr=subprocess.STDOUT, timeout=check.seconds)
+            result = "passed" if status.returncode == 0 else f"failed with status {status.returncode}"
+        except subprocess.TimeoutExpired:
+            result = f"took longer than {check.seconds} s"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    print(f"== {check.name}: {result}", *lines[-25:], sep="\n", flush=True)
+    return Outcome(check.name, result, time.perf_counter() - begin)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

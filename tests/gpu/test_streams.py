@@ -8,9 +8,12 @@ from itertools import islice
 import pytest
 import torch
 
+from jitmk.codegen.abi import MAX_STOP_TOKENS
 from jitmk.cuda.device import Device
 from jitmk.engine.backend import DeviceSampling
+from jitmk.engine.megakernel import STEPS_PER_LAUNCH
 from jitmk.engine.philox import gumbel
+from jitmk.errors import DeviceError
 from jitmk.reference.machine import ReferenceMachine
 from jitmk.reference.weights import ReferenceWeights
 from jitmk.settings import Settings
@@ -113,8 +116,16 @@ def test_a_stop_token_ends_the_stream(sampling: DeviceSampling, before: int, mod
     for at in {fresh[0], fresh[-1], fresh[len(fresh) // 2]}:
         live.backend.prefill(random_ids(START, live.spec.vocab_size))
         stopping = replace(sampling, stop_tokens=(*never[:before], whole[at], *never[before:]))
+        launcher = live.backend._launcher
+        epoch = launcher._next_epoch
         tokens = list(live.backend.decode_stream(first, START, 60, stopping))
         assert tokens == whole[: at + 1]
+        if (at + 1) % STEPS_PER_LAUNCH and at + 1 < len(whole):  # a step of the same launch lies behind it
+            if before < MAX_STOP_TOKENS:
+                with pytest.raises(DeviceError, match="without the token"):
+                    launcher.token(epoch + at + 1)
+            else:
+                assert launcher.token(epoch + at + 1) == whole[at + 1]
         rest = live.backend.decode_stream(tokens[-1], START + len(tokens), 60 - len(tokens), sampling)
         assert tokens + list(rest) == whole
 

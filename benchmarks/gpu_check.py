@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 SHAPES = "llama-3.2-1b,llama-3.2-3b,llama-3.1-8b"
-_SANITIZER = ("compute-sanitizer", "--error-exitcode", "3", "--tool")
+_SANITIZER = ("compute-sanitizer", "--error-exitcode", "3", "--kernel-name", "kernel_substring=jitmk", "--tool")
 _TARGET = ("-m", "tests.gpu.sanitizer_target")
 
 

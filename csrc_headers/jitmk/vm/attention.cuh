@@ -49,7 +49,6 @@ __device__ __forceinline__ void load_attention(Loader<G>& loader, Instruction in
   const Params& p = context.params;
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
   const int layer = in[isa::attention::LAYER], splits = in[isa::attention::SPLITS];
-  if (context.lane != 0) return;
   for (int i = 0; i < count; i++) {
     const AttentionUnit<A> unit(begin + i * stride, splits, context.position());
     // What this launch appended; what was there before it needs no flag.

@@ -50,9 +50,17 @@ struct Context {
   __device__ __forceinline__ void begin_wait(Wait wait, u32 index) const {
     if (lane == 0) atomicExch(&shared.record[warp].wait, static_cast<u32>(wait) << 24 | (index & 0xffffff));
   }
-  __device__ __forceinline__ bool told_to_leave() const { return *const_cast<const volatile u32*>(&shared.leave) != 0; }
+  __device__ __forceinline__ bool told_to_leave() const {
+    u32 told;
+    if constexpr (G::race_check) {
+      told = lane == 0 ? atomicOr(&shared.leave, 0) : 0;
+    } else {
+      told = *const_cast<const volatile u32*>(&shared.leave);
+    }
+    return __any_sync(ALL_LANES, told != 0);
+  }
   __device__ __forceinline__ void leave_if_told() const {
-    if (__any_sync(ALL_LANES, told_to_leave())) ptx::exit_thread();
+    if (told_to_leave()) ptx::exit_thread();
   }
 
   __device__ __forceinline__ int sm() const { return blockIdx.x; }
@@ -63,7 +71,7 @@ struct Context {
   // speak for all after they have met; race checkers, which do not follow that, get builds in which each lane does.
   __device__ __forceinline__ void arrive(ptx::Barrier* barrier) const {
     __syncwarp();
-    if (G::warp_arrivals > 1 || lane == 0) ptx::mbarrier_arrive(barrier);
+    if (G::race_check || lane == 0) ptx::mbarrier_arrive(barrier);
   }
 
   // Notes when this SM passed a point of the present instruction, in kernels that are built for tracing.

@@ -58,11 +58,8 @@ __device__ __forceinline__ void run(const Params& params, unsigned char* base) {
   if (warp == LOADER_WARP) {
     Loader<G> loader(context, base);
     for (; loader.context.step < params.steps; loader.context.step++)
-      walk_queue(loader.context, [&](Instruction in) {
-        Ops::load(loader, in);
-        __syncwarp();
-      });
-    if (loader.context.lane == 0) loader.drain();
+      walk_queue(loader.context, [&](Instruction in) { Ops::load(loader, in); });
+    loader.drain();
   } else if (warp == STORER_WARP) {
     Storer<G> storer(context);
     for (; storer.context.step < params.steps; storer.context.step++) {
@@ -74,7 +71,7 @@ __device__ __forceinline__ void run(const Params& params, unsigned char* base) {
     Consumer<G> consumer(context, base);
     for (; consumer.context.step < params.steps; consumer.context.step++) {
       if (await_token(consumer.context) < 0) {
-        *const_cast<volatile u32*>(&shared.leave) = 1;  // the loader has run ahead into a step that will not be
+        if (consumer.context.lane == 0) atomicExch(&shared.leave, 1);  // the loader has run ahead into a step that will not be
         break;
       }
       walk_queue(consumer.context, [&](Instruction in) { Ops::consume(consumer, in); });

@@ -30,7 +30,6 @@ template <class M, class G>
 __device__ __forceinline__ void load_matvec(Loader<G>& loader, Instruction in) {
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
   const unsigned char* weights = loader.context.params.weights + static_cast<i64>(in[isa::matvec::WEIGHTS]) * isa::GRAIN_BYTES;
-  if (loader.context.lane != 0) return;
   for (int i = 0; i < count; i++) {
     const unsigned char* from = weights + static_cast<i64>(begin + i * stride) * M::UNIT_BYTES;
     for (int c = 0; c < M::CHUNKS; c++) {

@@ -17,7 +17,8 @@ __device__ __noinline__ void drain_ring(ptx::Barrier* chunk_full, Cursor<RING_CH
   }
 }
 
-// Streams chunks into the ring, ahead of everyone; one lane. It never waits for activations.
+// Streams chunks into the ring, ahead of everyone. It never waits for activations. The whole warp walks and waits
+// together, so that it also leaves together; one lane talks to the copy engine.
 template <class G>
 class Loader {
  public:
@@ -41,8 +42,11 @@ class Loader {
       wait(&s.chunk_full[oldest_.slot], oldest_.parity, Wait::RING_FULL, oldest_.slot);
       oldest_.advance();
     }
-    ptx::mbarrier_arrive_expect(&s.chunk_full[next_.slot], bytes);
-    ptx::bulk_load(ring_ + next_.slot * G::chunk_bytes, from, bytes, &s.chunk_full[next_.slot], policy_);
+    if (context.lane == 0) {
+      ptx::mbarrier_arrive_expect(&s.chunk_full[next_.slot], bytes);
+      ptx::bulk_load(ring_ + next_.slot * G::chunk_bytes, from, bytes, &s.chunk_full[next_.slot], policy_);
+    }
+    __syncwarp();
     next_.advance();
     issued_++;
   }
@@ -51,7 +55,7 @@ class Loader {
   // present step's append may be there already.
   __device__ __forceinline__ void acquire_kv(const u32* flag, u32 epoch) {
     context.begin_wait(Wait::KV_READY, 0);
-    while (static_cast<int>(ptx::load_acquire_gpu(flag) - epoch) < 0) leave_if_told();
+    while (!__all_sync(ALL_LANES, static_cast<int>(ptx::load_acquire_gpu(flag) - epoch) >= 0)) leave_if_told();
     ptx::fence_proxy_async_global();
   }
 
@@ -68,14 +72,14 @@ class Loader {
   __device__ __forceinline__ void leave_if_told() {
     if (!context.told_to_leave()) return;
     drain();
-    ptx::mbarrier_arrive(&context.shared.finished);
+    if (context.lane == 0) ptx::mbarrier_arrive(&context.shared.finished);
     ptx::exit_thread();
   }
 
   __device__ __forceinline__ void wait(ptx::Barrier* barrier, u32 parity, Wait what, u32 index) {
-    if (ptx::mbarrier_try_wait(barrier, parity)) return;
+    if (__all_sync(ALL_LANES, ptx::mbarrier_try_wait(barrier, parity))) return;
     context.begin_wait(what, index);
-    while (!ptx::mbarrier_try_wait(barrier, parity)) leave_if_told();
+    while (!__all_sync(ALL_LANES, ptx::mbarrier_try_wait(barrier, parity))) leave_if_told();
   }
 
   unsigned char* ring_;

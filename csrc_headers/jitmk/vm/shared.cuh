@@ -46,6 +46,7 @@ struct SharedLayout : FixedShared<G> {
   static constexpr int SLICES_BYTES = CONSUMER_WARPS * G::slice_bytes;
   static constexpr int RING_CHUNKS =
       (G::shared_bytes - SLICES_BYTES - static_cast<int>(sizeof(FixedShared<G>)) - 64) / (G::chunk_bytes + 2 * static_cast<int>(sizeof(ptx::Barrier)));
+  static constexpr int WARP_ARRIVALS = G::race_check ? WARP_LANES : 1;  // see Context::arrive
   static_assert(RING_CHUNKS >= 2, "shared memory has no room for a ring of two chunks");
   static_assert(G::slice_bytes % 128 == 0, "slices must keep the ring aligned");
 
@@ -61,13 +62,13 @@ struct SharedLayout : FixedShared<G> {
     static_assert(RING_CHUNKS * G::chunk_bytes + SLICES_BYTES + sizeof(SharedLayout) <= G::shared_bytes, "shared memory is overcommitted");
     for (int i = 0; i < RING_CHUNKS; i++) {
       ptx::mbarrier_init(&chunk_full[i], 1);
-      ptx::mbarrier_init(&chunk_empty[i], CONSUMER_WARPS * G::warp_arrivals);
+      ptx::mbarrier_init(&chunk_empty[i], CONSUMER_WARPS * WARP_ARRIVALS);
     }
     for (int i = 0; i < PARTIAL_SLOTS; i++) {
-      ptx::mbarrier_init(&this->partial_full[i], CONSUMER_WARPS * G::warp_arrivals);
-      ptx::mbarrier_init(&this->partial_empty[i], G::warp_arrivals);
+      ptx::mbarrier_init(&this->partial_full[i], CONSUMER_WARPS * WARP_ARRIVALS);
+      ptx::mbarrier_init(&this->partial_empty[i], WARP_ARRIVALS);
     }
-    ptx::mbarrier_init(&this->consumers, CONSUMER_WARPS * G::warp_arrivals);
+    ptx::mbarrier_init(&this->consumers, CONSUMER_WARPS * WARP_ARRIVALS);
     ptx::mbarrier_init(&this->finished, WORKING_WARPS);
     this->leave = 0;
     for (int w = 0; w < WORKING_WARPS; w++) this->record[w] = {0, 0};

@@ -37,7 +37,7 @@ __device__ __forceinline__ void watch(const Params& p, typename G::Shared& share
     const bool elsewhere = ptx::load_relaxed_gpu(p.halt) != 0;
     if (!elsewhere && now - since < p.deadline_ns) continue;
     if (ptx::compare_and_swap_gpu(p.halt, 0, 1) == 0) write_report<G>(p, shared);
-    *const_cast<volatile u32*>(&shared.leave) = 1;
+    atomicExch(&shared.leave, 1);
     return;
   }
 }

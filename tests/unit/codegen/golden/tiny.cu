@@ -130,7 +130,7 @@ struct Geometry {
   static constexpr int chunk_bytes = 16384;
   static constexpr int head_dim = 64;
   static constexpr bool trace = false;
-  static constexpr int warp_arrivals = 1;
+  static constexpr bool race_check = false;
   static constexpr int max_group = 8;
   static constexpr float norm_eps = 1.000000000e-05f;
   static constexpr float score_scale = 1.803368801e-01f;  // of a softmax in base 2

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+CONTEXTS = "1,127,128,129,4096,8192"
 SHAPES = "llama-3.2-1b,llama-3.2-3b,llama-3.1-8b"
 _SANITIZER = ("compute-sanitizer", "--error-exitcode", "3", "--kernel-name", "kernel_substring=jitmk", "--tool")
 _TARGET = ("-m", "tests.gpu.sanitizer_target")
@@ -50,14 +51,15 @@ def checks(out: Path, tokens: int) -> tuple[Check, ...]:
         Check("racecheck", (*_SANITIZER, "racecheck", python, *_TARGET, "--race-check"), 420),
         Check(
             "numerics",
-            (python, "-m", "benchmarks.numerics", "--contexts", "1,127,128,129,4096,8192")
-            + ("--json", str(out / "numerics.json")),
+            (python, "-m", "benchmarks.numerics", "--contexts", CONTEXTS, "--json", str(out / "numerics.json")),
             420,
         ),
         Check(
             "decode",
-            (python, "-m", "benchmarks.decode", "--models", SHAPES, "--contexts", "128,4096,8192")
-            + ("--tokens", str(tokens), "--json", str(out / "decode.json")),
+            (
+                *(python, "-m", "benchmarks.decode", "--models", SHAPES, "--contexts", "128,4096,8192"),
+                *("--tokens", str(tokens), "--json", str(out / "decode.json")),
+            ),
             420,
         ),
     )

@@ -80,7 +80,7 @@ class Wait(IntEnum):
 
     INPUT = 0  # a matvec's input vector; word pair of the vector
     RESIDUAL = 1  # the residual before this block; row
-    QKV = 2  # a head of the qkv vector; word within the head
+    QKV = 2  # a head of the qkv vector; word of the vector
     PARTIAL_ATTENTION = 3  # the partial results of the splits; first split of the batch
     CANDIDATE = 4  # a candidate of the LM head; slot
     TOKEN = 5  # the token of the step before
@@ -90,6 +90,7 @@ class Wait(IntEnum):
     PARTIAL_FULL = 9  # the partial sums of a unit; slot
     PARTIAL_EMPTY = 10  # a free slot for partial sums; slot
     CONSUMERS = 11  # the other consumer warps
+    NOTHING = 12  # the warp has not waited in this instruction
 
 
 class Mark(IntEnum):

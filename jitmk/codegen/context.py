@@ -131,7 +131,8 @@ def _slice_bytes(variant: Variant) -> int:
     if isinstance(config, MatvecConfig):
         return config.layout.slice_columns * 2
     if isinstance(config, AttentionConfig):
-        return config.group * config.head_dim * 4
+        # Of heads wider than 128 a warp keeps half the value dims (csrc_headers/jitmk/vm/attention.cuh).
+        return config.group * (config.head_dim // 2 if config.head_dim > 128 else config.head_dim) * 4
     return 0
 
 

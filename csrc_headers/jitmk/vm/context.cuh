@@ -42,7 +42,10 @@ struct Context {
 
   __device__ __forceinline__ void enter(int index) {
     instruction = index;
-    if (lane == 0) atomicExch(&shared.record[warp].place, step << 16 | index);
+    if (lane == 0) {
+      atomicExch(&shared.record[warp].place, step << 16 | index);
+      atomicExch(&shared.record[warp].wait, static_cast<u32>(Wait::NOTHING) << 24);
+    }
   }
 
   // Waits are short in code, for they are everywhere: they say what they wait for and look at one flag. It is the
@@ -59,8 +62,11 @@ struct Context {
     }
     return __any_sync(ALL_LANES, told != 0);
   }
+  // A warp that leaves has done all that it ever will, and says so: at a stop that is as good as the end.
   __device__ __forceinline__ void leave_if_told() const {
-    if (told_to_leave()) ptx::exit_thread();
+    if (!told_to_leave()) return;
+    if (lane == 0) ptx::mbarrier_arrive(&shared.finished);
+    ptx::exit_thread();
   }
 
   __device__ __forceinline__ int sm() const { return blockIdx.x; }

@@ -71,7 +71,7 @@ struct SharedLayout : FixedShared<G> {
     ptx::mbarrier_init(&this->consumers, CONSUMER_WARPS * WARP_ARRIVALS);
     ptx::mbarrier_init(&this->finished, WORKING_WARPS);
     this->leave = 0;
-    for (int w = 0; w < WORKING_WARPS; w++) this->record[w] = {0, 0};
+    for (int w = 0; w < WORKING_WARPS; w++) this->record[w] = {0, static_cast<u32>(Wait::NOTHING) << 24};
     ptx::fence_proxy_async_shared();
   }
 };

@@ -98,6 +98,7 @@ enum class Wait : u32 {
   PARTIAL_FULL = 9,
   PARTIAL_EMPTY = 10,
   CONSUMERS = 11,
+  NOTHING = 12,
 };
 
 // Points of an instruction at which a traced kernel notes the time.

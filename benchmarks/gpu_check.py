@@ -20,7 +20,7 @@ from pathlib import Path
 
 CONTEXTS = "1,127,128,129,4096,8192"
 SHAPES = "llama-3.2-1b,llama-3.2-3b,llama-3.1-8b"
-_SANITIZER = ("compute-sanitizer", "--error-exitcode", "3", "--kernel-name", "kernel_substring=jitmk", "--tool")
+_SANITIZER = ("compute-sanitizer", "--error-exitcode", "3", "--tool")
 _TARGET = ("-m", "tests.gpu.sanitizer_target")
 
 

@@ -113,21 +113,20 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
   }
 }
 
-// The new token's scores against itself, one head a warp.
+// The new token's scores against itself: one warp, four lanes a head.
 template <class A, class G>
-__device__ __forceinline__ void score_new_token(const Consumer<G>& consumer, const AttentionUnit<A>& unit) {
+__device__ __forceinline__ void score_new_token(const Consumer<G>& consumer) {
+  constexpr int LANE_PAIRS = A::D / 8;  // of dims
   auto& shared = consumer.context.shared.attention;
-  const int lane = consumer.context.lane;
-  for (int head = consumer.context.warp; head < unit.heads; head += CONSUMER_WARPS) {
-    const auto* q = reinterpret_cast<const u32*>(shared.query + head * AttentionShared<G>::QUERY_STRIDE);
-    const auto* k = reinterpret_cast<const u32*>(shared.new_key);
-    float score = 0;
-    for (int i = lane; i < A::D / 2; i += WARP_LANES)
-      score += ptx::low_bf16(q[i]) * ptx::low_bf16(k[i]) + ptx::high_bf16(q[i]) * ptx::high_bf16(k[i]);
+  const int head = consumer.context.lane / 4, quarter = consumer.context.lane % 4;
+  const auto* q = reinterpret_cast<const u32*>(shared.query + head * AttentionShared<G>::QUERY_STRIDE) + quarter * LANE_PAIRS;
+  const auto* k = reinterpret_cast<const u32*>(shared.new_key) + quarter * LANE_PAIRS;
+  float score = 0;
 #pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) score += __shfl_xor_sync(ALL_LANES, score, distance);
-    if (lane == 0) shared.new_score[head] = score * G::score_scale;
-  }
+  for (int i = 0; i < LANE_PAIRS; i++) score += ptx::low_bf16(q[i]) * ptx::low_bf16(k[i]) + ptx::high_bf16(q[i]) * ptx::high_bf16(k[i]);
+  score += __shfl_xor_sync(ALL_LANES, score, 1);
+  score += __shfl_xor_sync(ALL_LANES, score, 2);
+  if (quarter == 0) shared.new_score[head] = score * G::score_scale;
 }
 
 // Attention over the old tiles. Leaves this warp's sums in its slice as fp32 [heads][PART_DIMS], its softmax state in shared.
@@ -219,13 +218,14 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
     consumer.mark(Mark::INPUT);
     consumer.meet();
     consumer.mark(Mark::MET);
-    if (unit.appends) consumer.report_append();
-    if (unit.newest) score_new_token(consumer, unit);
+    // The last warp is the last to get a tile.
+    if (unit.newest && context.warp == CONSUMER_WARPS - 1) score_new_token<A>(consumer);
     attend_old_tiles(consumer, unit);
     consumer.mark(Mark::DOTS);
     consumer.meet();
     merge_warps(consumer, unit, output);
     consumer.mark(Mark::STORED);
+    if (unit.appends) consumer.report_append();
     consumer.meet();  // slices and shared state may be overwritten from here on
   }
 }

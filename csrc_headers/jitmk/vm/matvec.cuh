@@ -52,10 +52,6 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
   float square_sum = fetch_input<M>(consumer, input, norm);
   consumer.mark(Mark::INPUT);
   if (context.warp == 0) consumer.mark(Mark::FIRST_INPUT);
-  if constexpr (M::NORM) {
-#pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) square_sum += __shfl_xor_sync(ALL_LANES, square_sum, distance);
-  }
   const auto* x_lane = reinterpret_cast<const uint4*>(consumer.slice) + context.lane % 4;
   for (int u = 0; u < count; u++) {
     float even[4] = {0, 0, 0, 0}, odd[4] = {0, 0, 0, 0};
@@ -74,6 +70,10 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
         ptx::mma_m8n8k16(odd, x[b].z, x[b].w, w[b].z, w[b].w);
       }
       consumer.release_chunk();
+    }
+    if (M::NORM && u == 0) {  // only now: the first dots should not wait for it
+#pragma unroll
+      for (int distance = 16; distance > 0; distance /= 2) square_sum += __shfl_xor_sync(ALL_LANES, square_sum, distance);
     }
     Partial& partial = consumer.acquire_partial();
     if (context.lane < 4) *reinterpret_cast<float2*>(&partial.row[context.lane * 2]) = make_float2(even[0] + odd[0], even[1] + odd[1]);

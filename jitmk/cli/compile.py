@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     outcomes = []
     with (
         ThreadPoolExecutor(min(args.jobs, len(targets))) as pool,
-        tqdm(total=len(targets), desc="compiling", unit="kernel", delay=1.0, leave=False) as bar,
+        tqdm(total=len(targets), desc="compiling", unit="kernel", delay=1.0, leave=False, disable=None) as bar,
     ):
         for outcome in pool.map(lambda arch: _compile(spec, arch), targets):
             outcomes.append(outcome)

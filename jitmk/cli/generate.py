@@ -85,7 +85,7 @@ def _write(model: Model, prompt: Any, sampling: dict[str, Any], streaming: bool,
     stream = model.stream(prompt, **sampling)
     if isinstance(prompt, str):
         sys.stdout.write(prompt)
-    with tqdm(desc="generating", unit=" pieces", delay=1.0, leave=False, disable=not bar) as progress:
+    with tqdm(desc="generating", unit=" pieces", delay=1.0, leave=False, disable=None if bar else True) as progress:
         for piece in stream:
             sys.stdout.write(piece)
             progress.update()

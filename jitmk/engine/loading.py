@@ -22,7 +22,9 @@ _SLAB_BYTES = 64 << 20
 
 def progress_bar(title: str, total: int, shown: bool) -> tqdm[None]:
     """A bar that counts bytes, on stderr; it appears when the work has taken a second."""
-    return tqdm(desc=title, total=total, unit="B", unit_scale=True, delay=1.0, leave=False, disable=not shown)
+    return tqdm(
+        desc=title, total=total, unit="B", unit_scale=True, delay=1.0, leave=False, disable=None if shown else True
+    )
 
 
 @contextmanager

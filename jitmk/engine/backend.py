@@ -29,10 +29,10 @@ class DeviceSampling:
     Attributes:
         temperature: 0 takes the token with the largest logit (the lowest id of equals); above 0, the largest of
             logit / temperature + Gumbel noise.
-        stop_tokens: token ids after which no more will be asked for: the stream may end behind one of them, so that
-            steps that run ahead of the host end there as well.
         seed: key of the counter-based generator of the noise (`engine/philox.py`), 0 to 2**64 - 1. The noise of a
             candidate depends on the seed, the position that the new token will have, and the candidate's id alone.
+        stop_tokens: token ids after which no more will be asked for: the stream may end behind one of them, so that
+            steps that run ahead of the host end there as well.
     """
 
     temperature: float = 0.0

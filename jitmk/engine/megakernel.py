@@ -27,7 +27,8 @@ from jitmk.schedule.cost import load_window
 from jitmk.settings import Settings
 
 STEPS_PER_LAUNCH = 16
-"""Tokens of one launch: the host's part of a launch is then below a tenth of a percent of a step."""
+"""Tokens of one launch. More would hide more of the host's turn between two launches, and make one that nobody reads
+any more (a stream closed early) last longer."""
 
 FORCED_STEPS_PER_LAUNCH = 64
 

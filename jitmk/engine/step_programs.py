@@ -34,6 +34,7 @@ class DeviceProgram:
     Attributes:
         program: what is computed.
         queues: int32 [sms, length, 32].
+        variants: the kernel's code, which the queues' instructions index.
     """
 
     program: Program

@@ -11,11 +11,23 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from jitmk.program.packing import CONSUMER_WARPS
+
 MAX_STOP_TOKENS = 16
 """Token ids that end a generation on the device."""
 
 HOST_TOKENS = 4096
 """Slots of the ring in host memory through which tokens reach the host; a power of two, so that epochs wrap evenly."""
+
+
+STOP_BIT = 1 << 31
+"""Set in the payload of a token word with which the generation ends."""
+
+NO_TOKEN = 0x7FFFFFFF
+"""What stands for a token where no logit was a number above -inf."""
+
+WORKING_WARPS = CONSUMER_WARPS + 2
+"""Consumer warps, the loader and the storer; the watchdog comes after them."""
 
 
 @dataclass(frozen=True)

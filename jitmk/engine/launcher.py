@@ -13,7 +13,17 @@ from collections.abc import Callable
 import torch
 
 from jitmk.codegen import KERNEL_NAME
-from jitmk.codegen.abi import HOST_TOKENS, MAX_STOP_TOKENS, REPORT_WORDS, KernelParams, ReportWord, decode_report
+from jitmk.codegen.abi import (
+    HOST_TOKENS,
+    MAX_STOP_TOKENS,
+    NO_TOKEN,
+    REPORT_WORDS,
+    STOP_BIT,
+    WORKING_WARPS,
+    KernelParams,
+    ReportWord,
+    decode_report,
+)
 from jitmk.cuda.device import Device
 from jitmk.cuda.launch import Launcher
 from jitmk.cuda.memory import HostBuffer
@@ -23,15 +33,8 @@ from jitmk.engine.step_programs import DeviceProgram
 from jitmk.errors import DeviceError, KernelTimeoutError
 from jitmk.program.packing import CONSUMER_WARPS
 
-WORKING_WARPS = CONSUMER_WARPS + 2
-"""Consumer warps, the loader and the storer."""
-
 THREADS = (WORKING_WARPS + 1) * 32
 """The working warps and the watchdog."""
-
-STOP_BIT = 1 << 31
-NO_TOKEN = 0x7FFFFFFF
-"""What the kernel reports where no logit was a number."""
 
 _EPOCH_LIMIT = 2**31
 _SPINS_PER_LOOK = 2000

@@ -5,16 +5,13 @@
 
 namespace jitmk::vm {
 
-// What stands for a token where no key was a number above -inf.
-constexpr int NO_TOKEN = 0x7fffffff;
-
 // The best token so far; of equal keys the lowest token, so that the result does not depend on who computed what.
 struct Candidate {
   float key = ptx::minus_infinity();
-  int token = NO_TOKEN;
+  int token = isa::NO_TOKEN;
 
   __device__ __forceinline__ void offer(float k, int t) {
-    if (k > key || (k == key && t < token && token != NO_TOKEN)) key = k, token = t;
+    if (k > key || (k == key && t < token && token != isa::NO_TOKEN)) key = k, token = t;
   }
 
   // The best of WIDTH neighbouring lanes, in each of them.

@@ -14,8 +14,8 @@ using isa::Wait;
 constexpr int CONSUMER_WARPS = isa::CONSUMER_WARPS;
 constexpr int LOADER_WARP = CONSUMER_WARPS;
 constexpr int STORER_WARP = CONSUMER_WARPS + 1;
-constexpr int WATCHDOG_WARP = CONSUMER_WARPS + 2;
-constexpr int WORKING_WARPS = CONSUMER_WARPS + 2;
+constexpr int WORKING_WARPS = isa::WORKING_WARPS;
+constexpr int WATCHDOG_WARP = WORKING_WARPS;
 constexpr int THREADS = (WORKING_WARPS + 1) * WARP_LANES;
 
 // Where a warp is and what it last had to wait for: written by the warp, read by the watchdog.

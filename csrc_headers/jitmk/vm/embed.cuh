@@ -41,7 +41,11 @@ __device__ __forceinline__ void store_embed(Storer<G>& storer, Instruction in) {
   for (int i = context.lane; i < count * PAIRS; i += WARP_LANES) {
     const int column = (begin + i / PAIRS * stride) * UNIT_ROWS + i % PAIRS * 2;
     if (column >= E::HIDDEN) continue;
-    const i64 offset = E::PACKED ? packed_offset<E>(storer.token, column) : (static_cast<i64>(storer.token) * E::HIDDEN + column) * 2;
+    i64 offset;
+    if constexpr (E::PACKED)
+      offset = packed_offset<E>(storer.token, column);
+    else
+      offset = (static_cast<i64>(storer.token) * E::HIDDEN + column) * 2;
     const u32 x = *reinterpret_cast<const u32*>(table + offset);
 #pragma unroll
     for (int copy = 0; copy < E::OUTPUT_COPIES; copy++) ptx::store_relaxed_gpu(output + copy * E::OUTPUT_STRIDE + column / 2, make_word(x, epoch));

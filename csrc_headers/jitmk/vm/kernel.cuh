@@ -24,7 +24,7 @@ __device__ __forceinline__ int await_token(const Context<G>& context) {
     w = ptx::load_relaxed_gpu(word);
   }
   const u32 payload = __shfl_sync(ALL_LANES, word_payload(w), 0);
-  if (payload & STOP_BIT) return -1;
+  if (payload & isa::STOP_BIT) return -1;
   return p.forced_tokens != nullptr ? p.forced_tokens[context.step] : static_cast<int>(payload);
 }
 

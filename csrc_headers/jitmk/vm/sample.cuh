@@ -5,9 +5,6 @@
 
 namespace jitmk::vm {
 
-// The payload of a token word: the token, and whether generation ends with it.
-constexpr u32 STOP_BIT = 0x80000000u;
-
 template <class G>
 __device__ __forceinline__ void consume_sample(Consumer<G>& consumer, Instruction in) {
   constexpr int BATCH = 4;  // candidates in flight per lane
@@ -27,7 +24,7 @@ __device__ __forceinline__ void consume_sample(Consumer<G>& consumer, Instructio
 #pragma unroll
       for (int b = 0; b < BATCH; b++) {
         const int c = first + b * WARP_LANES;
-        w[b] = {make_word(0xff800000u, epoch), make_word(NO_TOKEN, epoch)};  // -inf: no candidate
+        w[b] = {make_word(0xff800000u, epoch), make_word(isa::NO_TOKEN, epoch)};  // -inf: no candidate
         if (c < candidates) w[b] = ptx::load_relaxed_gpu_pair(input + 2 * c);
       }
 #pragma unroll
@@ -43,9 +40,9 @@ __device__ __forceinline__ void consume_sample(Consumer<G>& consumer, Instructio
   best.reduce<WARP_LANES>();
   // No logit was a number above -inf: the host is told by a token that cannot be.
   u32 payload = best.token;
-  bool stop = best.token == NO_TOKEN;
+  bool stop = best.token == isa::NO_TOKEN;
   for (int i = 0; i < p.stop_tokens; i++) stop |= best.token == p.stop_token[i];
-  if (stop && p.forced_tokens == nullptr) payload |= STOP_BIT;
+  if (stop && p.forced_tokens == nullptr) payload |= isa::STOP_BIT;
   for (int sm = lane; sm < p.sms; sm += WARP_LANES) ptx::store_relaxed_gpu(p.token_words + sm, make_word(payload, epoch));
   if (lane == 0) ptx::store_relaxed_system(p.host_tokens + epoch % isa::HOST_TOKENS, make_word(payload, epoch));
 }

@@ -5,7 +5,7 @@
 namespace jitmk::vm {
 
 constexpr int PARTIAL_SLOTS = 8;  // units whose partial sums may wait for the storer
-constexpr int UNIT_ROWS = 8;
+constexpr int UNIT_ROWS = isa::UNIT_ROWS;
 
 // A warp's share of a unit: 8 partial dot products, and its share of the input's sum of squares.
 struct Partial {

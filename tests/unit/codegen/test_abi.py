@@ -9,7 +9,6 @@ import pytest
 from jitmk.arch import GpuArch
 from jitmk.codegen import abi
 from jitmk.codegen.stream import STREAM_FIELDS, StreamParams, render_stream
-from jitmk.engine.launcher import WORKING_WARPS
 from jitmk.errors import CompileError
 from jitmk.program import isa, packing
 from jitmk.program.program import PARTIAL_EXTRA, Buffer, BufferKind
@@ -63,6 +62,10 @@ def test_constants_are_those_of_python(compiler_name: str) -> None:
         "GRAIN_BYTES": packing.GRAIN_BYTES,
         "PARTIAL_EXTRA": PARTIAL_EXTRA,
         "HOST_TOKENS": abi.HOST_TOKENS,
+        "NO_TOKEN": abi.NO_TOKEN,
+        "STOP_BIT": abi.STOP_BIT,
+        "WORKING_WARPS": abi.WORKING_WARPS,
+        "UNIT_ROWS": packing.UNIT_ROWS,
     }
     expected |= {name.upper(): index for index, name in enumerate(isa.HEADER)}
     for opcode, names in isa.OPERANDS.items():
@@ -89,7 +92,7 @@ def test_a_wrong_layout_would_be_noticed(compiler_name: str) -> None:
 
 
 def test_reports_fit_their_buffer() -> None:
-    assert abi.ReportWord.WARPS + 2 * WORKING_WARPS <= abi.REPORT_WORDS
+    assert abi.ReportWord.WARPS + 2 * abi.WORKING_WARPS <= abi.REPORT_WORDS
     assert max(abi.ReportWord) == abi.ReportWord.WARPS, "what follows belongs to the warps"
 
 

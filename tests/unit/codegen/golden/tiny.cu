@@ -43,11 +43,15 @@ constexpr int CANDIDATES = 6;
 }
 
 constexpr int CONSUMER_WARPS = 8;
+constexpr int WORKING_WARPS = 10;
+constexpr int UNIT_ROWS = 8;
 constexpr int BLOCK_COLUMNS = 32;
 constexpr int BLOCK_BYTES = 512;
 constexpr int GRAIN_BYTES = 256;
 constexpr int PARTIAL_EXTRA = 2;
 constexpr int HOST_TOKENS = 4096;
+constexpr int NO_TOKEN = 2147483647;
+constexpr u32 STOP_BIT = 2147483648u;
 
 // Words from one copy of a buffer to the next, for a batch of one.
 __device__ constexpr int copy_stride(int words) { return (words + 31) / 32 * 32; }

@@ -119,11 +119,12 @@ __device__ __forceinline__ void score_new_token(const Consumer<G>& consumer) {
   constexpr int LANE_PAIRS = A::D / 8;  // of dims
   auto& shared = consumer.context.shared.attention;
   const int head = consumer.context.lane / 4, quarter = consumer.context.lane % 4;
-  const auto* q = reinterpret_cast<const u32*>(shared.query + head * AttentionShared<G>::QUERY_STRIDE) + quarter * LANE_PAIRS;
-  const auto* k = reinterpret_cast<const u32*>(shared.new_key) + quarter * LANE_PAIRS;
+  // The four lanes of a head take pairs in turn: that leaves no bank conflicts.
+  const auto* q = reinterpret_cast<const u32*>(shared.query + head * AttentionShared<G>::QUERY_STRIDE) + quarter;
+  const auto* k = reinterpret_cast<const u32*>(shared.new_key) + quarter;
   float score = 0;
 #pragma unroll
-  for (int i = 0; i < LANE_PAIRS; i++) score += ptx::low_bf16(q[i]) * ptx::low_bf16(k[i]) + ptx::high_bf16(q[i]) * ptx::high_bf16(k[i]);
+  for (int i = 0; i < LANE_PAIRS; i++) score += ptx::low_bf16(q[4 * i]) * ptx::low_bf16(k[4 * i]) + ptx::high_bf16(q[4 * i]) * ptx::high_bf16(k[4 * i]);
   score += __shfl_xor_sync(ALL_LANES, score, 1);
   score += __shfl_xor_sync(ALL_LANES, score, 2);
   if (quarter == 0) shared.new_score[head] = score * G::score_scale;
@@ -139,14 +140,18 @@ __device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const At
   const tile::QueryFragment<D> query(shared.query, AttentionShared<G>::QUERY_STRIDE, lane);
   tile::AttentionAccumulator<D, DIMS> accumulator;
   const int first_dim = context.warp / A::TILE_WARPS * DIMS;
+  static_assert(CHUNK_TILES <= A::TILE_WARPS, "a warp takes at most one tile of a chunk");
+  int mine = unit.first_tile + context.warp % A::TILE_WARPS;
   for (int first = unit.first_tile; first < unit.last_tile; first += CHUNK_TILES) {
     const unsigned char* chunk = consumer.acquire_chunk();
-    for (int t = first; t < min(first + CHUNK_TILES, unit.last_tile); t++) {
-      if ((t - unit.first_tile) % A::TILE_WARPS != context.warp % A::TILE_WARPS) continue;
-      const int valid = min(tile::TILE_POSITIONS, position - t * tile::TILE_POSITIONS);
-      accumulator.add_tile(query, chunk + (t - first) * A::TILE_BYTES, first_dim, valid, G::score_scale, lane);
+    if (mine < min(first + CHUNK_TILES, unit.last_tile)) {
+      const int valid = min(tile::TILE_POSITIONS, position - mine * tile::TILE_POSITIONS);
+      accumulator.add_tile(query, chunk + (mine - first) * A::TILE_BYTES, first_dim, valid, G::score_scale, lane);
+      mine += A::TILE_WARPS;
+      consumer.release_chunk();
+    } else {
+      consumer.pass_chunk();
     }
-    consumer.release_chunk();
   }
   const float sum = accumulator.total();
   const int head = lane / 4;

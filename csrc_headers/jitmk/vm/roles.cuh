@@ -118,6 +118,12 @@ class Consumer {
     chunk_.advance();
   }
 
+  // The same for a chunk that this warp has not read.
+  __device__ __forceinline__ void pass_chunk() {
+    context.arrive(&context.shared.chunk_empty[chunk_.slot]);
+    chunk_.advance();
+  }
+
   // A free slot for the partial sums of a unit.
   __device__ __forceinline__ Partial& acquire_partial() {
     wait_barrier(context, &context.shared.partial_empty[partial_.slot], partial_.parity ^ 1, Wait::PARTIAL_EMPTY, partial_.slot);

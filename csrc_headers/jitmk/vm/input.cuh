@@ -30,19 +30,25 @@ __device__ __forceinline__ float fetch_input(Consumer<G>& consumer, const u64* w
         weight[i] = pair * 4 < M::COLUMNS ? reinterpret_cast<const float4*>(norm)[pair] : make_float4(0, 0, 0, 0);
       }
     }
-    ptx::Pair64 w[GROUP];
+    // Past the slice or the vector there is nothing to wait for. What has come is not asked for again: polling takes
+    // bandwidth from those who publish.
+    ptx::Pair64 w[GROUP] = {};
+    bool missing[GROUP];
+#pragma unroll
+    for (int i = 0; i < GROUP; i++) {
+      const int local = context.lane + (g + i) * WARP_LANES, pair = context.warp * PAIRS + local;
+      missing[i] = local < PAIRS && pair * 4 < M::COLUMNS;
+    }
     while (true) {
+#pragma unroll
+      for (int i = 0; i < GROUP; i++) {
+        if (missing[i]) w[i] = ptx::load_relaxed_gpu_pair(words + 2 * (first + (g + i) * WARP_LANES));
+      }
       bool ready = true;
 #pragma unroll
       for (int i = 0; i < GROUP; i++) {
-        const int local = context.lane + (g + i) * WARP_LANES, pair = context.warp * PAIRS + local;
-        // Past the slice or the vector there is nothing to wait for: zeros that carry the epoch.
-        w[i] = {make_word(0, epoch), make_word(0, epoch)};
-        if (local < PAIRS && pair * 4 < M::COLUMNS) w[i] = ptx::load_relaxed_gpu_pair(words + 2 * pair);
-      }
-#pragma unroll
-      for (int i = 0; i < GROUP; i++) {
-        ready &= word_epoch(w[i].x) == epoch && word_epoch(w[i].y) == epoch;
+        missing[i] = missing[i] && (word_epoch(w[i].x) != epoch || word_epoch(w[i].y) != epoch);
+        ready &= !missing[i];
       }
       if (__all_sync(ALL_LANES, ready)) break;
       context.begin_wait(Wait::INPUT, first + g * WARP_LANES);

@@ -53,32 +53,41 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
   consumer.mark(Mark::INPUT);
   if (context.warp == 0) consumer.mark(Mark::FIRST_INPUT);
   const auto* x_lane = reinterpret_cast<const uint4*>(consumer.slice) + context.lane % 4;
+  constexpr int MAX_BLOCKS = (M::BLOCKS + M::CHUNKS - 1) / M::CHUNKS;
+  constexpr bool KEEP = M::CHUNKS == 1;  // a small slice stays in registers
+  uint4 x[MAX_BLOCKS];
+  if constexpr (KEEP) {
+#pragma unroll
+    for (int b = 0; b < M::BLOCKS; b++) x[b] = x_lane[b * 4];
+  }
   for (int u = 0; u < count; u++) {
-    float even[4] = {0, 0, 0, 0}, odd[4] = {0, 0, 0, 0};
+    float low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0};
+    Partial& partial = consumer.acquire_partial();  // free for long, as a rule
 #pragma unroll
     for (int c = 0; c < M::CHUNKS; c++) {
-      constexpr int MAX_BLOCKS = (M::BLOCKS + M::CHUNKS - 1) / M::CHUNKS;
-      uint4 x[MAX_BLOCKS], w[MAX_BLOCKS];
+      uint4 w[MAX_BLOCKS];
+      if constexpr (!KEEP) {
 #pragma unroll
-      for (int b = 0; b < M::chunk_blocks(c); b++) x[b] = x_lane[(M::first_block(c) + b) * 4];
+        for (int b = 0; b < M::chunk_blocks(c); b++) x[b] = x_lane[(M::first_block(c) + b) * 4];
+      }
       const auto* weights = reinterpret_cast<const uint4*>(consumer.acquire_chunk()) + context.warp * M::chunk_blocks(c) * WARP_LANES + context.lane;
 #pragma unroll
       for (int b = 0; b < M::chunk_blocks(c); b++) w[b] = weights[b * WARP_LANES];
 #pragma unroll
       for (int b = 0; b < M::chunk_blocks(c); b++) {
-        ptx::mma_m8n8k16(even, x[b].x, x[b].y, w[b].x, w[b].y);
-        ptx::mma_m8n8k16(odd, x[b].z, x[b].w, w[b].z, w[b].w);
+        ptx::mma_m16n8k16(low, x[b], w[b].x, w[b].y);
+        ptx::mma_m16n8k16(high, x[b], w[b].z, w[b].w);
       }
-      consumer.release_chunk();
+      if (c + 1 < M::CHUNKS) consumer.release_chunk();
     }
     if (M::NORM && u == 0) {  // only now: the first dots should not wait for it
 #pragma unroll
       for (int distance = 16; distance > 0; distance /= 2) square_sum += __shfl_xor_sync(ALL_LANES, square_sum, distance);
     }
-    Partial& partial = consumer.acquire_partial();
-    if (context.lane < 4) *reinterpret_cast<float2*>(&partial.row[context.lane * 2]) = make_float2(even[0] + odd[0], even[1] + odd[1]);
+    if (context.lane < 4) *reinterpret_cast<float2*>(&partial.row[context.lane * 2]) = make_float2(low[0] + high[2], low[1] + high[3]);
     if (M::NORM && context.lane == 4) partial.square_sum = square_sum;
     consumer.release_partial();
+    consumer.release_chunk();  // the last one only now: somebody waits for the sums, nobody for the slot
   }
   consumer.mark(Mark::DOTS);
 }

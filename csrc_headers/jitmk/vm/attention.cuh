@@ -98,8 +98,9 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
       if (!wanted) continue;
       HeadQuad x{payload[0], payload[1]};
       if (is_query || is_key) x = rotate(x, cos_sin);
-      target[i] = x.low;
-      target[i + QUADS] = x.high;
+      const bool is_value = !is_query && !is_key;
+      target[is_value ? i : tile::fragment_word<D>(i)] = x.low;
+      target[is_value ? i + QUADS : tile::fragment_word<D>(i + QUADS)] = x.high;
       if (unit.appends && is_key) {
         *reinterpret_cast<u32*>(cache + tile::key_offset<D>(slot, 2 * i)) = x.low;
         *reinterpret_cast<u32*>(cache + tile::key_offset<D>(slot, 2 * i + D / 2)) = x.high;

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"benchmarks.numerics: error: {error}", file=sys.stderr)
         return 1
     if args.json is not None:
-        records = [asdict(comparison) | {"holds": comparison.holds} for comparison in comparisons]
+        records = [comparison.content() for comparison in comparisons]
         write_json(args.json, {"environment": describe(gpu), "records": records})
     held = sum(comparison.holds for comparison in comparisons)
     print(f"{held} of {len(comparisons)} prompts hold")

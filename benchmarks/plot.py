@@ -108,7 +108,12 @@ def draw(records: Sequence[Record], path: Path) -> None:
         legend: dict[str, Any] = {}
         for model, (left, right) in zip(models, panels, strict=True):
             drawn = series_of(records, model)
-            _panel(left, f"{model}: jitmk and its ceiling", [s for s in drawn if s.label in (JITMK, CEILING)], model)
+            _panel(
+                left,
+                f"{model}: jitmk and its ceiling (the axis is cut)",
+                [s for s in drawn if s.label in (JITMK, CEILING)],
+                model,
+            )
             left.margins(y=0.35)
             right.set_yscale("log")
             legend |= _panel(right, f"{model}: beside others (logarithmic)", drawn, model)

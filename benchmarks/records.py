@@ -142,6 +142,10 @@ class Comparison:
         """Whether jitmk is at least as close to the truth as bf16 is, and decides as it does."""
         return self.error <= self.bf16_error and self.kl <= self.bf16_kl and self.wrong == 0
 
+    def content(self) -> dict[str, Any]:
+        """For a file of results."""
+        return asdict(self) | {"holds": self.holds}
+
     def __str__(self) -> str:
         return (
             f"{self.model} at {self.context}: error {self.error:.5f} (bf16 {self.bf16_error:.5f}), "
@@ -182,7 +186,7 @@ def write_results(
         {
             "environment": dict(environment),
             "records": [asdict(record) for record in records],
-            "checks": [asdict(check) | {"holds": check.holds} for check in checks],
+            "checks": [check.content() for check in checks],
             "failures": [asdict(failure) for failure in failures],
         },
     )

@@ -154,9 +154,9 @@ def _measure_models(gpu: Device, args: argparse.Namespace, results: Results) -> 
         try:
             found = workloads(gpu, name, own + others)
             jobs += found[len(own) :]
-            with Live(gpu, name, max(args.contexts) + max(args.tokens, CHECK_TOKENS)) as live:
+            with Live.open(gpu, name, max(args.contexts) + max(args.tokens, CHECK_TOKENS)) as live:
                 measure_model(gpu, live, found[: len(own)], args.repeats, results)
-        except (JitmkError, torch.OutOfMemoryError) as error:
+        except (JitmkError, torch.cuda.OutOfMemoryError) as error:
             results.failures.append(Failure(name, JITMK, str(error)))
             print(f"{name}: FAILED: {error}", file=sys.stderr)
     return jobs

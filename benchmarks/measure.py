@@ -11,20 +11,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from benchmarks.records import BenchmarkError, Comparison, Workload
 from benchmarks.shapes import CONFIGS, model_spec, step_bytes
-from benchmarks.truth import compare, decode, random_prompt
+from benchmarks.truth import SteppedBackend, compare, decode, random_prompt
 from jitmk.cuda.device import Device
+from jitmk.engine.backend import DecodeBackend
 from jitmk.engine.ceiling import measure_stream_ceiling
 from jitmk.engine.launcher import MegakernelLauncher
 from jitmk.engine.megakernel import MegakernelBackend
 from jitmk.engine.model import Model
 from jitmk.engine.select import open_backend, select_backend
-from jitmk.model.checkpoint import RandomCheckpoint
+from jitmk.model.checkpoint import RandomCheckpoint, WeightSource
 from jitmk.model.tokenizer import Tokenizer
 from jitmk.settings import get_settings
 
@@ -35,8 +36,15 @@ _LAUNCH_TOKENS = 160
 """New tokens over which the host's cost of a launch is measured: ten launches and the first token."""
 
 
+class LiveBackend(DecodeBackend, SteppedBackend, Protocol):
+    """What a model that is measured needs of its backend."""
+
+    def prefill(self, ids: Sequence[int], start: int = 0, *, all_logits: bool = False) -> torch.Tensor:
+        """As `DecodeBackend.prefill`."""
+
+
 class Live:
-    """A model of a named shape with random weights on a GPU; a context manager.
+    """A model of a named shape with random weights, ready to be checked and timed; a context manager.
 
     Attributes:
         name: of the shape.
@@ -44,19 +52,26 @@ class Live:
         backend: what runs it.
     """
 
-    def __init__(self, gpu: Device, name: str, max_seq_len: int) -> None:
+    def __init__(
+        self, name: str, config: Mapping[str, Any], source: WeightSource, backend: LiveBackend, device: torch.device
+    ) -> None:
         self.name = name
-        self._device = torch.device("cuda", gpu.index)
-        self._source = RandomCheckpoint(model_spec(name, max_seq_len), device=self._device)
-        spec = self._source.spec
-        selection = select_backend("megakernel", self._device)
-        backend = open_backend(
-            selection, self._source, max_seq_len=max_seq_len, settings=get_settings(), progress=False
-        )
-        assert isinstance(backend, MegakernelBackend)
         self.backend = backend
-        tokenizer = word_tokenizer(spec.vocab_size)
-        self.model = Model(spec, self.backend, tokenizer, Path(), backend_reason="benchmark")
+        tokenizer = word_tokenizer(source.spec.vocab_size)
+        self.model = Model(source.spec, backend, tokenizer, Path(), backend_reason="benchmark")
+        self._config = config
+        self._source = source
+        self._device = device
+
+    @classmethod
+    def open(cls, gpu: Device, name: str, max_seq_len: int) -> Live:
+        """Loads a shape of `CONFIGS` into the megakernel."""
+        device = torch.device("cuda", gpu.index)
+        source = RandomCheckpoint(model_spec(name, max_seq_len), device=device)
+        selection = select_backend("megakernel", device)
+        backend = open_backend(selection, source, max_seq_len=max_seq_len, settings=get_settings(), progress=False)
+        assert isinstance(backend, MegakernelBackend)
+        return cls(name, CONFIGS[name], source, backend, device)
 
     def check(self, contexts: Sequence[int], tokens: int = CHECK_TOKENS) -> list[Comparison]:
         """Compares what this very model generates behind some prompts with the truth, before it is timed.
@@ -65,7 +80,7 @@ class Live:
             BenchmarkError: it is further from the truth than transformers' bf16 is, or decides otherwise.
         """
         decoded = [decode(self.backend, self.model.spec.vocab_size, context, tokens) for context in contexts]
-        comparisons = compare(self.name, CONFIGS[self.name], self._source, decoded, self._device)
+        comparisons = compare(self.name, self._config, self._source, decoded, self._device)
         require_sound(comparisons)
         return comparisons
 

@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         environment = describe(gpu)
         print(announce(gpu, environment), file=sys.stderr)
         for name in args.models:
-            with Live(gpu, name, max(args.contexts) + CHECK_TOKENS) as live:
+            with Live.open(gpu, name, max(args.contexts) + CHECK_TOKENS) as live:
                 checks += live.check(args.contexts)
                 systems = {JITMK: live.backend.prefill, TRANSFORMERS: transformers_prefill(CONFIGS[name], device)}
                 for context in args.contexts:

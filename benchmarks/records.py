@@ -62,7 +62,7 @@ class Record:
         us_per_token: median over the runs, microseconds; all_us_per_token: each run's mean.
         tokens_per_second: of decoding; ratio: us_per_token / ceiling_us.
         prefill_ms: median time to the first token; host_launch_us: median time that a launch keeps the host; first_ms:
-            the first run, compiling included. None where it was not measured.
+            the first run, compiling included, while others did so too. None where it was not measured.
     """
 
     model: str

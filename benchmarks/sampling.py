@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         environment = describe(gpu)
         print(announce(gpu, environment), file=sys.stderr)
         for name in args.models:
-            with Live(gpu, name, args.context + max(args.tokens, CHECK_TOKENS)) as live:
+            with Live.open(gpu, name, args.context + max(args.tokens, CHECK_TOKENS)) as live:
                 checks += live.check([args.context])
                 records += measure(live, args.context, args.tokens, args.repeats)
     except JitmkError as error:

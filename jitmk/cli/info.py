@@ -101,8 +101,10 @@ def _tuning() -> str:
             records = [r for r in records if (r.key.gpu, r.key.sms) == (gpu.name, gpu.arch.sm_count)]
     except DeviceError:
         pass
-    used = "the defaults of the cost model" if not records else "" if settings.tuning else "ignored (JITMK_TUNING=off):"
-    return "\n  ".join([used, *(f"kernel {r.key.kernel[:16]}: {r}" for r in records)]).rstrip()
+    if not records:
+        return "none stored: models run with the defaults of the cost model"
+    count = f"{len(records)} stored{'' if settings.tuning else ', ignored for JITMK_TUNING=off'}"
+    return "\n  ".join([count, *(f"kernel {r.key.kernel[:16]}: {r}" for r in records)])
 
 
 def _backend() -> str:

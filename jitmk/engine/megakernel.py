@@ -182,6 +182,7 @@ class MegakernelBackend:
     @property
     def tuning(self) -> Tuning:
         """The choices that the next launch follows."""
+        self._require_open()
         return self._programs.tuning
 
     def use(self, tuning: Tuning) -> None:

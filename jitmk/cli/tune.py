@@ -43,7 +43,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="N",
         help=f"measure contexts up to N positions (default: the model's own, at most {_MAX_CONTEXT})",
     )
-    parser.add_argument("--random-weights", action="store_true", help="read config.json only; times are the same")
+    parser.add_argument("--random-weights", action="store_true", help="read config.json only; weights are made up")
     parser.add_argument("--device", help="cuda or cuda:N")
     parser.add_argument("--quick", action="store_true", help="fewer contexts and rounds")
     parser.add_argument("--dry-run", action="store_true", help="measure and show, but keep nothing")

@@ -21,6 +21,15 @@ _LLAMA_3 = {
     "eos_token_id": 128001,
 }
 
+_PLAIN_ROPE = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+    "attention_bias": False,
+    "mlp_bias": False,
+}
+
 
 def _llama3_rope(factor: float) -> dict[str, Any]:
     return {
@@ -65,6 +74,38 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "head_dim": 128,
         "tie_word_embeddings": False,
         "rope_scaling": _llama3_rope(8.0),
+    },
+    "smollm2-360m": _PLAIN_ROPE
+    | {
+        "vocab_size": 49152,
+        "hidden_size": 960,
+        "intermediate_size": 2560,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 15,
+        "num_key_value_heads": 5,
+        "head_dim": 64,
+        # The public config says 8192: raised, so that a prompt of 8192 tokens leaves room for new ones.
+        "max_position_embeddings": 16384,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 100000.0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    # The sizes of Qwen3-0.6B as a Llama: without the norms of queries and keys.
+    "qwen3-0.6b-shape": _PLAIN_ROPE
+    | {
+        "vocab_size": 151936,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 40960,
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000.0,
+        "bos_token_id": 151643,
+        "eos_token_id": 151645,
     },
 }
 """config.json by name."""

@@ -90,9 +90,8 @@ def render_context(
     Raises:
         CodegenError: the model does not fit the shared memory of the GPU.
     """
-    slice_bytes = ceil_div(max(map(_slice_bytes, variants)), SLICE_ALIGNMENT) * SLICE_ALIGNMENT
-    ring_bytes = arch.shared_bytes_per_block - CONSUMER_WARPS * slice_bytes - FIXED_SHARED_BYTES
-    if ring_bytes < MIN_RING_CHUNKS * CHUNK_BYTES:
+    slice_bytes = _widest_slice_bytes(variants)
+    if ring_chunks(variants, arch) < MIN_RING_CHUNKS:
         raise CodegenError(
             f"the model needs {CONSUMER_WARPS * slice_bytes} bytes of shared memory for its widest vector "
             f"(hidden {spec.hidden_size}, intermediate {spec.intermediate_size}) and {MIN_RING_CHUNKS * CHUNK_BYTES} "
@@ -114,6 +113,16 @@ def render_context(
         build,
         tuple(OpContext(i, v.name, v.opcode, _shape(v)) for i, v in enumerate(variants)),
     )
+
+
+def ring_chunks(variants: Sequence[Variant], arch: GpuArch) -> int:
+    """Chunks that the ring of a kernel with these variants holds, at least. None is built below `MIN_RING_CHUNKS`."""
+    slices = CONSUMER_WARPS * _widest_slice_bytes(variants)
+    return max(0, arch.shared_bytes_per_block - slices - FIXED_SHARED_BYTES) // CHUNK_BYTES
+
+
+def _widest_slice_bytes(variants: Sequence[Variant]) -> int:
+    return ceil_div(max(map(_slice_bytes, variants)), SLICE_ALIGNMENT) * SLICE_ALIGNMENT
 
 
 def _float(value: float) -> str:

@@ -16,14 +16,14 @@ from jitmk.engine.kv_cache import KvCache, kv_cache_bytes
 from jitmk.engine.launcher import MegakernelLauncher
 from jitmk.engine.loading import note_if_slow
 from jitmk.engine.prefill import Prefill, prefill_workspace_bytes
-from jitmk.engine.step_programs import DeviceProgram, StepPrograms
+from jitmk.engine.step_programs import StepPrograms, kernel_variants
+from jitmk.engine.tuning import Tuning, find_tuning
 from jitmk.errors import BackendError
 from jitmk.model.checkpoint import WeightSource
 from jitmk.model.rope import rope_table
 from jitmk.model.spec import ModelSpec
 from jitmk.program.program import Buffer, BufferKind
 from jitmk.program.weights import WeightPlan
-from jitmk.schedule.cost import load_window
 from jitmk.settings import Settings
 
 STEPS_PER_LAUNCH = 16
@@ -42,8 +42,12 @@ class MegakernelBackend:
         spec, plan, source: the model and its weights.
         gpu: the GPU.
         max_seq_len: positions of the KV cache.
-        policy: how units are dealt to SMs.
+        tuning: what is free to choose; None takes what `jitmk tune` stored for this kernel and GPU, else the defaults.
         progress: whether long loads show a progress bar.
+
+    Attributes:
+        kernel: what was compiled, or came from the cache.
+        tuning_origin: in words, where the tuning comes from.
 
     Raises:
         DeviceMemoryError: weights and cache do not fit the GPU.
@@ -61,7 +65,7 @@ class MegakernelBackend:
         *,
         max_seq_len: int,
         settings: Settings,
-        policy: str = "round_robin",
+        tuning: Tuning | None = None,
         progress: bool = True,
     ) -> None:
         self._spec = spec
@@ -69,11 +73,15 @@ class MegakernelBackend:
         arch = gpu.arch
         self.max_seq_len = max_seq_len
         # The kernel first: a model that cannot be compiled for should not be loaded.
-        programs = StepPrograms(spec, plan, arch, device, policy)
         with note_if_slow(f"compiling the megakernel for {arch.name}, once", progress):
-            self.kernel = jit.build(render(programs.variants, spec, arch), arch, settings=settings)
+            self.kernel = jit.build(render(kernel_variants(spec), spec, arch), arch, settings=settings)
+        self.tuning_origin = "given"
+        if tuning is None:
+            tuning, self.tuning_origin = find_tuning(spec, gpu, self.kernel.key, max_seq_len, settings)
         if settings.print_configs:
-            print(f"jitmk: kernel {self.kernel.key[:16]}: {self.kernel.info}, policy {policy}", file=sys.stderr)
+            chosen = f"{self.kernel.info}, {tuning} ({self.tuning_origin})"
+            print(f"jitmk: kernel {self.kernel.key[:16]}: {chosen}", file=sys.stderr)
+        programs = StepPrograms(spec, plan, arch, device, tuning)
         largest = programs.largest_arena_words()
         needed = {
             "KV cache": kv_cache_bytes(spec, max_seq_len),
@@ -92,7 +100,7 @@ class MegakernelBackend:
             arena_words=largest,
             kv_flags=spec.num_layers * spec.num_kv_heads,
             deadline_ms=settings.wait_deadline_ms,
-            window=load_window(spec),
+            window=tuning.window,
             operands={
                 "weights": self._arena.weights.data_ptr(),
                 "constants": self._arena.constants.data_ptr(),
@@ -114,7 +122,7 @@ class MegakernelBackend:
     def step_logits(self, token: int, position: int) -> torch.Tensor:
         """As `DecodeBackend.step_logits`."""
         self._require_open()
-        self._launcher.launch(self._program(position), token, position, 1, GREEDY, logits=self._logits)
+        self._launcher.launch(self._programs.for_context(position), token, position, 1, GREEDY, logits=self._logits)
         self._launcher.synchronize()
         return self._logits[0]
 
@@ -125,7 +133,7 @@ class MegakernelBackend:
         self._require_open()
         while steps > 0:
             count = min(steps, STEPS_PER_LAUNCH)
-            program = self._program(position + count - 1)
+            program = self._programs.for_context(position + count - 1)
             epoch = self._launcher.launch(program, token, position, count, sampling)
             for i in range(count):
                 token = self._launcher.token(epoch + i)
@@ -146,7 +154,7 @@ class MegakernelBackend:
             position = start + begin
             logits = torch.full((len(piece), self._spec.vocab_size), torch.nan, device=self.device)
             forced = torch.tensor(list(piece), dtype=torch.int32, device=self.device)
-            program = self._program(position + len(piece) - 1)
+            program = self._programs.for_context(position + len(piece) - 1)
             self._launcher.launch(program, piece[0], position, len(piece), GREEDY, logits=logits, forced=forced)
             self._launcher.synchronize()
             rows.append(logits.cpu())
@@ -155,7 +163,7 @@ class MegakernelBackend:
     def phase_outputs(self, token: int, position: int, splits: int | None = None) -> dict[str, torch.Tensor]:
         """As `PhaseOutputs.phase_outputs`; `splits` overrides the number of splits."""
         self._require_open()
-        program = self._program(position) if splits is None else self._programs.for_splits(splits)
+        program = self._programs.for_context(position) if splits is None else self._programs.for_splits(splits)
         epoch = self._launcher.launch(program, token, position, 1, GREEDY, logits=self._logits)
         self._launcher.synchronize()
         outputs = {
@@ -171,6 +179,38 @@ class MegakernelBackend:
         keys, values = self._cache.read(layer, positions)
         return keys.cpu(), values.cpu()
 
+    @property
+    def tuning(self) -> Tuning:
+        """The choices that the next launch follows."""
+        self._require_open()
+        return self._programs.tuning
+
+    def use(self, tuning: Tuning) -> None:
+        """Follows other choices from the next launch on; `tuning` is one that `parse_tuning` would accept."""
+        self._require_open()
+        self._programs.tuning = tuning
+        self._launcher.params.window = tuning.window
+
+    def step_us(self, context: int, steps: int = STEPS_PER_LAUNCH) -> float:
+        """Microseconds of a decode step behind `context` positions: the mean of one launch, by the GPU's own clock.
+
+        What the cache holds is taken as it is; what it holds from `context` on is overwritten.
+        """
+        self._require_open()
+        program = self._programs.for_context(context + steps - 1)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        stream = torch.cuda.current_stream(self.device)
+        begin.record(stream)
+        self._launcher.launch(program, 0, context, steps, GREEDY)
+        end.record(stream)
+        self._launcher.synchronize()
+        return 1000 * float(begin.elapsed_time(end)) / steps
+
+    def fill_cache(self) -> None:
+        """Fills the cache with normal noise, of which steps cost what they cost behind any text (`jitmk tune`)."""
+        self._require_open()
+        self._cache.tensor.normal_()
+
     def reset(self) -> None:
         """Waits for what is under way; the cache's positions are written before they are read, and need no clearing."""
         if not self._closed:
@@ -185,9 +225,6 @@ class MegakernelBackend:
         self._launcher.close()
         del self._launcher, self._prefill, self._arena, self._cache, self._rope, self._logits, self._programs
         torch.cuda.empty_cache()
-
-    def _program(self, context: int) -> DeviceProgram:
-        return self._programs.for_splits(self._programs.splits(context))
 
     def _require_open(self) -> None:
         if self._closed:

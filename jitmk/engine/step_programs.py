@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,11 +16,15 @@ from jitmk.program.lowering import lower
 from jitmk.program.program import Program, Variant
 from jitmk.program.weights import WeightPlan
 from jitmk.schedule.build import DEFAULT_POLICY, make_schedule
-from jitmk.schedule.cost import choose_splits, split_ladder
+from jitmk.schedule.cost import split_ladder
 from jitmk.schedule.encode import decode, encode
 from jitmk.schedule.verify import verify
 
+if TYPE_CHECKING:
+    from jitmk.engine.tuning import Tuning
 
+
+@lru_cache(maxsize=8)
 def kernel_variants(spec: ModelSpec) -> tuple[Variant, ...]:
     """The code that a model's kernel holds: what its programs need, whatever the number of splits."""
     variants: list[Variant] = []
@@ -78,32 +84,38 @@ def prepare(
 
 
 class StepPrograms:
-    """Prepares programs when a context first calls for them, and keeps them."""
+    """Prepares programs when a context first calls for them, and keeps them.
 
-    def __init__(
-        self, spec: ModelSpec, plan: WeightPlan, arch: GpuArch, device: torch.device, policy: str = DEFAULT_POLICY
-    ) -> None:
+    Attributes:
+        tuning: the choices that programs follow; another may take its place at any time between two launches.
+    """
+
+    def __init__(self, spec: ModelSpec, plan: WeightPlan, arch: GpuArch, device: torch.device, tuning: Tuning) -> None:
+        self.tuning = tuning
         self._spec = spec
         self._plan = plan
         self._arch = arch
         self._device = device
-        self._policy = policy
-        self._by_splits: dict[int, DeviceProgram] = {}
-        self.variants = kernel_variants(spec)
-
-    def splits(self, context: int) -> int:
-        """Into how many parts attention splits a context of that many positions."""
-        return choose_splits(self._spec, self._arch.sm_count, context)
+        self._programs: dict[tuple[str, int], DeviceProgram] = {}
 
     def largest_arena_words(self) -> int:
         """Words of the program that needs most of them: the one with the most splits."""
         return lower(self._spec, max(split_ladder(self._spec, self._arch.sm_count))).arena_words
 
+    def for_context(self, context: int) -> DeviceProgram:
+        """The program for a context of that many positions."""
+        return self.for_splits(self.tuning.splits(context))
+
     def for_splits(self, splits: int) -> DeviceProgram:
         """The program with that many splits."""
-        if splits not in self._by_splits:
-            program = lower(self._spec, splits)
-            self._by_splits[splits] = prepare(
-                program, self._plan, self.variants, self._arch, self._device, policy=self._policy
+        policy = self.tuning.policy
+        if (policy, splits) not in self._programs:
+            self._programs[policy, splits] = prepare(
+                lower(self._spec, splits),
+                self._plan,
+                kernel_variants(self._spec),
+                self._arch,
+                self._device,
+                policy=policy,
             )
-        return self._by_splits[splits]
+        return self._programs[policy, splits]

@@ -6,19 +6,16 @@ import hashlib
 import math
 import re
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from jitmk.errors import CheckpointError
 from jitmk.model.families.base import LoadedFamily, TensorRef
+from jitmk.model.shard import DTYPES, Shard, StoredRows, StoredTensor
 from jitmk.model.spec import ModelSpec, Role, WeightKey, weight_shapes
 from jitmk.model.weight_files import first_few, weight_files
-
-_DTYPE_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
 
 
 class WeightSource(Protocol):
@@ -35,29 +32,23 @@ class WeightSource(Protocol):
     def tensor(self, key: WeightKey) -> torch.Tensor:
         """One tensor of `weight_shapes(spec)`, contiguous, bf16, fp16 or fp32, to be read only."""
 
+    def stored_rows(self, key: WeightKey) -> StoredRows | None:
+        """Where the same tensor lies in a file, for who wants to read it piece by piece; None if it does not so lie."""
+
     def close(self) -> None:
         """Lets go of files. Closing twice is harmless; tensors that were handed out stay valid."""
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """A stored tensor by its file's header."""
-
-    path: Path
-    shape: tuple[int, ...]
-    dtype: str
-
-
 class Checkpoint:
-    """The weights in a folder of safetensors, mapped into memory: what is not asked for is not read.
+    """The weights in a folder of safetensors: what is not asked for is not read.
 
     Make one with `open`; use it as a context manager or call `close`.
     """
 
-    def __init__(self, family: LoadedFamily, handles: dict[Path, Any], stored: dict[str, _Stored]) -> None:
+    def __init__(self, family: LoadedFamily) -> None:
         self._family = family
-        self._handles = handles
-        self._stored = stored
+        self._shards: list[Shard] = []
+        self._stored: dict[str, StoredTensor] = {}
 
     @classmethod
     def open(cls, folder: Path, family: LoadedFamily) -> Checkpoint:
@@ -70,14 +61,15 @@ class Checkpoint:
                 names it and its file.
         """
         files = weight_files(Path(folder))
-        checkpoint = cls(family, {}, {})
+        checkpoint = cls(family)
         try:
             for path, promised in files.items():
-                checkpoint._handles[path], found = _open_file(path)
-                broken = sorted(promised - found.keys())
+                shard = Shard.open(path)
+                checkpoint._shards.append(shard)
+                broken = sorted(promised - shard.tensors.keys())
                 if broken:
                     raise CheckpointError(f"{path} lacks {first_few(broken)}, which the index says it holds")
-                checkpoint._stored |= found
+                checkpoint._stored |= shard.tensors
             _check(family, checkpoint._stored, Path(folder))
         except CheckpointError:
             checkpoint.close()
@@ -94,7 +86,7 @@ class Checkpoint:
         """Bytes of all tensors of the model, as they are stored."""
         total = 0
         for key, shape in weight_shapes(self.spec).items():
-            total += math.prod(shape) * _DTYPE_BYTES[self._stored[self._family.tensors[key].name].dtype]
+            total += math.prod(shape) * DTYPES[self._stored[self._family.tensors[key].name].dtype].itemsize
         return total
 
     def tensor(self, key: WeightKey) -> torch.Tensor:
@@ -105,20 +97,36 @@ class Checkpoint:
             CheckpointError: the checkpoint was closed.
         """
         ref = self._family.tensors[key]
-        if not self._handles:
-            raise CheckpointError(f"tensor {ref.name} was asked for after the checkpoint was closed")
-        tensor: torch.Tensor = self._handles[self._stored[ref.name].path].get_tensor(ref.name)
+        stored = self._find(ref)
+        tensor = stored.shard.mapped(stored.name)
         if ref.transpose:
             tensor = tensor.t()
         if ref.rows is not None:
             tensor = tensor[slice(*ref.rows)]
         return tensor.contiguous()
 
+    def stored_rows(self, key: WeightKey) -> StoredRows | None:
+        """Where a tensor's rows lie in its file; None where they must be transposed. Raises as `tensor` does.
+
+        What is read from there takes no host memory but the buffer that it is read into, whereas pages of a mapping
+        count as the process's own once they were touched.
+        """
+        ref = self._family.tensors[key]
+        stored = self._find(ref)
+        if ref.transpose:
+            return None
+        return stored.rows if ref.rows is None else stored.rows.slice(*ref.rows)
+
     def close(self) -> None:
         """Closes the files. Tensors that were handed out stay valid, since they hold their mapping."""
-        handles, self._handles = self._handles, {}
-        for handle in handles.values():
-            handle.__exit__(None, None, None)
+        shards, self._shards = self._shards, []
+        for shard in shards:
+            shard.close()
+
+    def _find(self, ref: TensorRef) -> StoredTensor:
+        if not self._shards:
+            raise CheckpointError(f"tensor {ref.name} was asked for after the checkpoint was closed")
+        return self._stored[ref.name]
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -178,29 +186,15 @@ class RandomCheckpoint:
                 values += 1
         return values.to(self._dtype)
 
+    def stored_rows(self, key: WeightKey) -> StoredRows | None:
+        """None: there is no file."""
+        return None
+
     def close(self) -> None:
         """Nothing to close."""
 
 
-def _open_file(path: Path) -> tuple[Any, dict[str, _Stored]]:
-    """A file and what its header says. safetensors itself checks that header and size agree."""
-    try:
-        handle: Any = safe_open(path, framework="pt", device="cpu")
-        found = {}
-        for name in handle.keys():  # noqa: SIM118 - not a dict
-            part = handle.get_slice(name)
-            found[name] = _Stored(path, tuple(part.get_shape()), part.get_dtype())
-    except SafetensorError as error:
-        size = path.stat().st_size
-        raise CheckpointError(
-            f"{path} ({size} bytes) is truncated, damaged, or not safetensors: {error}; download it again"
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    return handle, found
-
-
-def _check(family: LoadedFamily, stored: dict[str, _Stored], folder: Path) -> None:
+def _check(family: LoadedFamily, stored: dict[str, StoredTensor], folder: Path) -> None:
     """Checks every tensor of the model against the headers."""
     shapes = weight_shapes(family.spec)
     missing = sorted({family.tensors[key].name for key in shapes} - stored.keys())
@@ -216,12 +210,12 @@ def _check(family: LoadedFamily, stored: dict[str, _Stored], folder: Path) -> No
         expected = _stored_shape(family, ref, shape)
         if tensor.shape != expected:
             raise CheckpointError(
-                f"tensor {ref.name} in {tensor.path} has shape {list(tensor.shape)}, but by config.json it must have "
-                f"{list(expected)}: the two do not belong together"
+                f"tensor {ref.name} in {tensor.shard.path} has shape {list(tensor.shape)}, but by config.json it must "
+                f"have {list(expected)}: the two do not belong together"
             )
-        if tensor.dtype not in _DTYPE_BYTES:
+        if tensor.dtype not in DTYPES:
             raise CheckpointError(
-                f"tensor {ref.name} in {tensor.path} has dtype {tensor.dtype}: jitmk reads {', '.join(_DTYPE_BYTES)}"
+                f"tensor {ref.name} in {tensor.shard.path} has dtype {tensor.dtype}: jitmk reads {', '.join(DTYPES)}"
             )
         used.add(ref.name)
     harmless = [re.compile(pattern) for pattern in family.ignorable]

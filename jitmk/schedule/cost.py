@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jitmk.model.spec import ModelSpec
-from jitmk.program.kv_layout import KvLayout
+from jitmk.program.kv_layout import TILE_POSITIONS, KvLayout
 from jitmk.program.packing import UNIT_ROWS, ceil_div
 from jitmk.program.program import (
     MAX_CANDIDATES,
@@ -78,7 +78,7 @@ def unit_cost(phase: Phase, context: int) -> UnitCost:
     if isinstance(config, AttentionConfig):
         layout = KvLayout(config.head_dim)
         tiles = ceil_div(layout.tiles(context), phase.splits)
-        positions = min(context, tiles * 16)
+        positions = min(context, tiles * TILE_POSITIONS)
         return UnitCost(tiles * layout.tile_bytes, 4 * config.group * config.head_dim * positions)
     if isinstance(config, AttentionReduceConfig):
         values = phase.splits * (config.head_dim + PARTIAL_EXTRA)
@@ -92,14 +92,19 @@ REDUCE_US = 2.5
 """What a reduce phase adds to a layer: a dependency more, and the partial results' way through the L2."""
 REDUCE_SPLIT_US = 0.02
 """What each split adds to the reduce phase: one more partial result to fetch and merge."""
+TILE_US = 0.086
+TILE_BYTES_PER_US = 115_000.0
+"""What a tile of old keys and values adds to attention on one SM: so much, and its bytes at that rate. Fitted to where
+16 splits begin to pay on an H200: at 396 positions with heads of 64 (Llama-3.2-1B), at 306 with heads of 128 (3B)."""
 
 
 def split_ladder(spec: ModelSpec, sms: int) -> tuple[int, ...]:
-    """The numbers of splits that are worth having: powers of two up to the largest number that still gives every
-    unit an SM of its own, and that number itself."""
+    """The numbers of splits that are worth having: 1, 2, 3, 4, 6, 8, 12, 16 and so on, up to the largest number that
+    still gives every unit an SM of its own, and that number itself."""
     fill = max(1, sms // head_groups(spec))
     powers = [1 << i for i in range(fill.bit_length())]
-    return tuple(sorted({*powers, fill}))
+    between = [3 * power for power in powers if 3 * power <= fill]
+    return tuple(sorted({*powers, *between, fill}))
 
 
 def head_groups(spec: ModelSpec) -> int:
@@ -107,29 +112,52 @@ def head_groups(spec: ModelSpec) -> int:
     return spec.num_kv_heads * ceil_div(spec.query_group, MAX_GROUP)
 
 
-def choose_splits(spec: ModelSpec, sms: int, context: int, model: TimeModel | None = None) -> int:
+def choose_splits(spec: ModelSpec, sms: int, context: int) -> int:
     """Into how many parts attention should split the context.
 
-    Weighs the time in which one SM streams its part of the keys and values against the price of a reduce phase.
+    Weighs the time in which one SM works through its part of the keys and values against the price of a reduce phase.
 
     Args:
         spec: the model.
         sms: SMs of the GPU.
-        context: positions in the KV cache, the largest that the answer is meant for.
+        context: positions in the KV cache.
 
     Returns:
         A member of `split_ladder(spec, sms)`; the smallest of those that are equally fast.
     """
-    model = model or TimeModel()
     layout = KvLayout(spec.head_dim)
-    tile_us = layout.tile_bytes / model.bytes_per_us
+    tiles, tile_us = layout.tiles(context), TILE_US + layout.tile_bytes / TILE_BYTES_PER_US
 
     def layer_us(splits: int) -> float:
         rounds = ceil_div(head_groups(spec) * splits, sms)
-        stream = rounds * ceil_div(layout.tiles(context), splits) * tile_us
-        return stream + (REDUCE_US + splits * REDUCE_SPLIT_US if splits > 1 else 0.0)
+        reduce = REDUCE_US + splits * REDUCE_SPLIT_US if splits > 1 else 0.0
+        return rounds * ceil_div(tiles, splits) * tile_us + reduce
 
     return min(split_ladder(spec, sms), key=layer_us)
+
+
+def choose_split_steps(spec: ModelSpec, sms: int, max_context: int) -> tuple[tuple[int, int], ...]:
+    """From which context on attention should split into how many parts.
+
+    Whole tiles make `choose_splits` waver between neighbours; here the number only grows, so that a text that gets
+    longer calls for few programs.
+
+    Args:
+        spec: the model.
+        sms: SMs of the GPU.
+        max_context: positions of the KV cache.
+
+    Returns:
+        (first context, splits), both growing; the first context is 0.
+    """
+    steps = [(0, 1)]
+    tiles, most = 1, split_ladder(spec, sms)[-1]
+    while (context := (tiles - 1) * TILE_POSITIONS + 1) <= max_context and steps[-1][1] < most:
+        splits = choose_splits(spec, sms, context)
+        if splits > steps[-1][1]:
+            steps.append((context, splits))
+        tiles += 1 + tiles // 64
+    return tuple(steps)
 
 
 def load_window(spec: ModelSpec) -> int:

@@ -72,6 +72,7 @@ PARAM_FIELDS = (
     Field("epoch", ctypes.c_uint32, "u32", "of the first step"),
     Field("first_token", ctypes.c_int32, "int", "the first step's token; negative: made by the launch before"),
     Field("window", ctypes.c_int32, "int", "chunk loads in flight at most"),
+    Field("window_ahead", ctypes.c_int32, "int", "the same while the ring is more than half full"),
     Field("greedy", ctypes.c_int32, "int", "whether the noise is left out"),
     Field("inverse_temperature", ctypes.c_float, "float", "1 when greedy"),
     Field("seed_low", ctypes.c_uint32, "u32", "key of the noise"),

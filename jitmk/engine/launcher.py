@@ -36,6 +36,9 @@ from jitmk.program.packing import CONSUMER_WARPS
 THREADS = (WORKING_WARPS + 1) * 32
 """The working warps and the watchdog."""
 
+LAST_TOKEN = -1
+"""As a launch's first token: the one that the launch before makes last. If that one ends with a stop, nothing happens."""
+
 _EPOCH_LIMIT = 2**31
 _SPINS_PER_LOOK = 2000
 
@@ -62,6 +65,7 @@ class MegakernelLauncher:
         kv_flags: int,
         deadline_ms: int,
         window: int,
+        window_ahead: int,
         operands: dict[str, int],
     ) -> None:
         self._device = device = torch.device("cuda", gpu.index)
@@ -86,6 +90,7 @@ class MegakernelLauncher:
             deadline_ns=deadline_ms * 1_000_000,
             sms=sms,
             window=window,
+            window_ahead=window_ahead,
             **operands,
         )
         self._launcher = Launcher(
@@ -112,7 +117,7 @@ class MegakernelLauncher:
         """Starts `steps` decode steps on the current stream; returns the epoch of the first.
 
         Args:
-            token: the first step's input.
+            token: the first step's input, or LAST_TOKEN if `can_follow` says so.
             position: tokens in the cache.
             logits: fp32 [steps, vocab_size] on the device, filled if given.
             forced: int32 [steps] on the device: inputs of the steps instead of the sampled tokens.
@@ -142,6 +147,13 @@ class MegakernelLauncher:
         params.seed_low, params.seed_high = sampling.seed & 0xFFFFFFFF, sampling.seed >> 32
         self._launcher.launch(torch.cuda.current_stream(self._device).cuda_stream)
         return epoch
+
+    def can_follow(self, program: DeviceProgram, steps: int) -> bool:
+        """Whether a launch may be queued behind the one under way, before its last token is known.
+
+        Not with another program, for a hang report does not say which launch it is of, nor when epochs begin anew.
+        """
+        return program is self._program and self._next_epoch + steps <= _EPOCH_LIMIT
 
     def token(self, epoch: int) -> int:
         """The token that the step of that epoch sampled, as soon as the device has written it.

@@ -13,7 +13,7 @@ from jitmk.cuda.device import Device
 from jitmk.engine.arena import load_weights
 from jitmk.engine.backend import DeviceSampling
 from jitmk.engine.kv_cache import KvCache, kv_cache_bytes
-from jitmk.engine.launcher import MegakernelLauncher
+from jitmk.engine.launcher import LAST_TOKEN, MegakernelLauncher
 from jitmk.engine.loading import note_if_slow
 from jitmk.engine.prefill import Prefill, prefill_workspace_bytes
 from jitmk.engine.step_programs import StepPrograms, kernel_variants
@@ -101,6 +101,7 @@ class MegakernelBackend:
             kv_flags=spec.num_layers * spec.num_kv_heads,
             deadline_ms=settings.wait_deadline_ms,
             window=tuning.window,
+            window_ahead=tuning.window_ahead,
             operands={
                 "weights": self._arena.weights.data_ptr(),
                 "constants": self._arena.constants.data_ptr(),
@@ -129,18 +130,35 @@ class MegakernelBackend:
     def decode_stream(
         self, token: int, position: int, steps: int, sampling: DeviceSampling
     ) -> Generator[int, None, None]:
-        """As `DecodeBackend.decode_stream`; tokens arrive while the launch that makes them runs on."""
+        """As `DecodeBackend.decode_stream`; tokens arrive while the launch that makes them runs on.
+
+        The next launch is queued as soon as one has begun, so that the GPU does not wait for the host between them.
+        """
         self._require_open()
+        epoch: int | None = None
         while steps > 0:
             count = min(steps, STEPS_PER_LAUNCH)
-            program = self._programs.for_context(position + count - 1)
-            epoch = self._launcher.launch(program, token, position, count, sampling)
+            if epoch is None:
+                program = self._programs.for_context(position + count - 1)
+                epoch = self._launcher.launch(program, token, position, count, sampling)
+            position, steps = position + count, steps - count
+            following = None
             for i in range(count):
                 token = self._launcher.token(epoch + i)
-                yield token
                 if token in sampling.stop_tokens:
-                    return  # the kernel has stopped there too
-            position, steps = position + count, steps - count
+                    yield token
+                    return  # the kernel has stopped there too, and a launch behind it finds that out
+                if i == 0 and steps > 0:
+                    following = self._follow(position, min(steps, STEPS_PER_LAUNCH), sampling)
+                yield token
+            epoch = following
+
+    def _follow(self, position: int, count: int, sampling: DeviceSampling) -> int | None:
+        """Queues a launch behind the one under way; its first epoch, or None if it has to wait for the last token."""
+        program = self._programs.for_context(position + count - 1)
+        if not self._launcher.can_follow(program, count):
+            return None
+        return self._launcher.launch(program, LAST_TOKEN, position, count, sampling)
 
     def forced_logits(self, ids: Sequence[int], start: int) -> torch.Tensor:
         """Decodes given tokens one after the other: fp32 [len(ids), vocab_size] on the CPU.
@@ -190,6 +208,7 @@ class MegakernelBackend:
         self._require_open()
         self._programs.tuning = tuning
         self._launcher.params.window = tuning.window
+        self._launcher.params.window_ahead = tuning.window_ahead
 
     def step_us(self, context: int, steps: int = STEPS_PER_LAUNCH) -> float:
         """Microseconds of a decode step behind `context` positions: the mean of one launch, by the GPU's own clock.

@@ -22,7 +22,7 @@ from jitmk.jit import CacheWarning, KernelCache, tunings
 from jitmk.jit.tunings import TuningKey
 from jitmk.model.spec import ModelSpec
 from jitmk.schedule.build import DEFAULT_POLICY
-from jitmk.schedule.cost import choose_split_steps, load_window, split_ladder
+from jitmk.schedule.cost import WINDOW_AHEAD, choose_split_steps, load_window, split_ladder
 from jitmk.schedule.policies import POLICIES
 from jitmk.settings import Settings
 
@@ -35,12 +35,14 @@ class Tuning:
 
     Attributes:
         window: chunk loads that an SM keeps in flight.
+        window_ahead: the same while its ring is more than half full.
         policy: name of the policy that deals units to SMs.
         split_steps: (first context, splits): from so many positions in the cache on, attention splits them into so many
             parts. First contexts grow; the first is 0.
     """
 
     window: int
+    window_ahead: int
     policy: str
     split_steps: tuple[tuple[int, int], ...]
 
@@ -89,8 +91,13 @@ def _default_window(spec: ModelSpec, arch: GpuArch) -> int:
     return min(load_window(spec), _windows(spec, arch)[-1])
 
 
+def _default_window_ahead(spec: ModelSpec, arch: GpuArch) -> int:
+    return min(WINDOW_AHEAD, _windows(spec, arch)[-1])
+
+
 KNOBS = (
-    Knob("window", _default_window, _windows, reach=3),
+    Knob("window", _default_window, _windows, reach=2),
+    Knob("window_ahead", _default_window_ahead, _windows, reach=1),
     Knob("policy", lambda spec, arch: DEFAULT_POLICY, lambda spec, arch: tuple(POLICIES), reach=None),
 )
 """Every choice but that of the splits."""

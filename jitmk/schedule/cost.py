@@ -164,9 +164,10 @@ def load_window(spec: ModelSpec) -> int:
     """Chunk loads that an SM keeps in flight.
 
     Three chunks (48 KB) are enough for full bandwidth, and every load in flight delays the small reads that phases
-    wait for. Phases of wide models last longer than those delays matter; those of narrow models are all delay.
-    Measured on an H200 (docs/performance.md): 4 at hidden 4096, 3 at 2048 and 3072, 2 at 1024.
+    wait for. The phases of narrow models are all delay, and two are better. Measured on an H200 (docs/performance.md).
     """
-    if spec.hidden_size >= 4096:
-        return 4
     return 3 if spec.hidden_size > 1024 else 2
+
+
+WINDOW_AHEAD = 2
+"""The same while the ring is more than half full: an SM that is ahead leaves the bandwidth to those that are not."""

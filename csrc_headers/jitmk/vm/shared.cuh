@@ -85,6 +85,12 @@ struct Cursor {
   __device__ __forceinline__ void advance() {
     if (++slot == N) slot = 0, parity ^= 1;
   }
+  __device__ __forceinline__ Cursor ahead(int slots) const {
+    Cursor at = *this;
+    at.slot += slots;
+    if (at.slot >= N) at.slot -= N, at.parity ^= 1;
+    return at;
+  }
 };
 
 }  // namespace jitmk::vm

@@ -23,14 +23,14 @@ from tests.support.tiny import tiny_spec
 
 H200 = GpuArch.parse("sm_90a")
 SPEC = llama(2048, 8192, 2, 32, 8, 64, vocab_size=1000)
-GOOD: dict[str, Any] = {"window": 2, "policy": "wave", "split_steps": [[0, 1], [100, 3], [500, 16]]}
+GOOD: dict[str, Any] = {"window": 2, "window_ahead": 2, "policy": "wave", "split_steps": [[0, 1], [100, 3], [500, 16]]}
 KERNEL = "ab" * 32
 
 
 def test_splits_follow_the_context() -> None:
-    tuning = Tuning(3, "round_robin", ((0, 1), (100, 4), (500, 2)))
+    tuning = Tuning(3, 2, "round_robin", ((0, 1), (100, 4), (500, 2)))
     assert [tuning.splits(context) for context in (0, 1, 99, 100, 499, 500, 10**6)] == [1, 1, 1, 4, 4, 2, 2]
-    assert str(tuning) == "window 3, policy round_robin, splits 1, 4 from 100 on, 2 from 500 on"
+    assert str(tuning) == "window 3, window_ahead 2, policy round_robin, splits 1, 4 from 100 on, 2 from 500 on"
 
 
 @pytest.mark.parametrize("arch", GpuArch.supported())
@@ -47,12 +47,12 @@ def test_defaults_and_candidates_are_allowed(spec: Any, arch: str) -> None:
 
 
 def test_defaults_are_what_was_measured_on_an_h200() -> None:
-    assert default_tuning(SPEC, H200, 300) == Tuning(3, "round_robin", ((0, 1),))
+    assert default_tuning(SPEC, H200, 300) == Tuning(3, 2, "round_robin", ((0, 1),))
     assert default_tuning(SPEC, H200, 8192).splits(8192) == 16
 
 
 def test_json_comes_back() -> None:
-    assert parse_tuning(GOOD, SPEC, H200) == Tuning(2, "wave", ((0, 1), (100, 3), (500, 16)))
+    assert parse_tuning(GOOD, SPEC, H200) == Tuning(2, 2, "wave", ((0, 1), (100, 3), (500, 16)))
 
 
 @pytest.mark.parametrize(

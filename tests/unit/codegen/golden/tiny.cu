@@ -81,6 +81,7 @@ struct Params {
   u32 epoch;  // of the first step
   int first_token;  // the first step's token; negative: made by the launch before
   int window;  // chunk loads in flight at most
+  int window_ahead;  // the same while the ring is more than half full
   int greedy;  // whether the noise is left out
   float inverse_temperature;  // 1 when greedy
   u32 seed_low;  // key of the noise

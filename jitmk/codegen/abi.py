@@ -32,8 +32,12 @@ FILTER_BINS = 16
 FILTER_ROUNDS = 16
 """Rounds of a step at most: 32 bits in steps of 4, for top-k and again for top-p."""
 
-FILTER_SUMS = (FILTER_ROUNDS + 1) * 2 * FILTER_BINS
-"""Sums over the SMs: for each round, and for the one that is looked at behind the last, bins' counts and weights."""
+FILTER_ROUND_WORDS = 128
+"""Words of 8 bytes from one round's sums to the next: 32 sums, four at the beginning of each of eight L2 lines, so that
+what all SMs add to and poll is spread."""
+
+FILTER_SUMS = (FILTER_ROUNDS + 1) * FILTER_ROUND_WORDS
+"""Words of the sums of all rounds, and of the one that is looked at behind the last."""
 
 WORKING_WARPS = CONSUMER_WARPS + 2
 """Consumer warps, the loader and the storer; the watchdog comes after them."""
@@ -69,7 +73,7 @@ PARAM_FIELDS = (
     Field("forced_tokens", _POINTER, "const int*", "[steps] tokens to read instead of the sampled ones, or null"),
     Field("filter_values", _POINTER, "float*", "[2][units * 8] logits and keys, where there are filters"),
     Field("filter_words", _POINTER, "u64*", "[shares] the largest logit of each"),
-    Field("filter_sums", _POINTER, "u64*", "[rounds + 1][32]"),
+    Field("filter_sums", _POINTER, "u64*", "[rounds + 1][lines][16] sums over the SMs, four a line"),
     Field("host_tokens", _POINTER, "u64*", "ring in host memory, indexed by epoch"),
     Field("report", _POINTER, "volatile u32*", "hang report in host memory"),
     Field("trace", _POINTER, "u64*", "[sms][queue_length][marks] cycles, in kernels built for tracing"),

@@ -123,16 +123,21 @@ class MegakernelBackend:
     ) -> Generator[int, None, None]:
         """As `DecodeBackend.decode_stream`; tokens arrive while the launch that makes them runs on."""
         self._require_open()
-        while steps > 0:
-            count = min(steps, STEPS_PER_LAUNCH)
+        left = steps
+        while left > 0:
+            count = min(left, STEPS_PER_LAUNCH)
             program = self._program(position + count - 1)
             epoch = self._launcher.launch(program, token, position, count, sampling)
+            if left < steps:
+                yield token  # the last one of the launch before: its reader's turn no longer holds up the GPU
+            position, left = position + count, left - count
             for i in range(count):
                 token = self._launcher.token(epoch + i)
-                yield token
                 if token in sampling.stop_tokens:
+                    yield token
                     return  # the kernel has stopped there too
-            position, steps = position + count, steps - count
+                if i < count - 1 or left == 0:
+                    yield token
 
     def forced_logits(self, ids: Sequence[int], start: int) -> torch.Tensor:
         """Decodes given tokens one after the other: fp32 [len(ids), vocab_size] on the CPU.

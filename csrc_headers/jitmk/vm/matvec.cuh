@@ -99,6 +99,7 @@ template <class M, class G>
 __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) {
   const Context<G>& context = storer.context;
   const Params& p = context.params;
+  constexpr int SHARES = WARP_LANES / UNIT_ROWS;  // lanes that have the same row
   const int lane = context.lane, row = lane % UNIT_ROWS, share = lane / UNIT_ROWS;
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
   u64* output = p.words + in[isa::matvec::OUTPUT];
@@ -111,7 +112,7 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
     residual_out = p.words + in[isa::matvec::RESIDUAL_OUT];
   }
   Candidate best;
-  float largest = ptx::minus_infinity();
+  float noises = 0, largest = ptx::minus_infinity();
   const LogitShare share_of_logits{p.filter_values, p.filter_values + M::UNITS * UNIT_ROWS, begin, stride, count * UNIT_ROWS};
   float scale = 1;
   for (int i = 0; i < count; i++) {
@@ -126,7 +127,12 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
       residual = __uint_as_float(payload[0]);
     }
     float noise = 0;
-    if constexpr (M::EPILOGUE == Epilogue::LOGITS) noise = gumbel_of_row(p, context.position() + 1, unit, row);
+    if constexpr (M::EPILOGUE == Epilogue::LOGITS) {
+      // Four lanes have the same row, so noise is drawn for four units at once: it is a long chain of instructions, and a
+      // narrow unit streams in less than a microsecond.
+      if (i % SHARES == 0) noises = gumbel_of_row(p, context.position() + 1, begin + (i + share) * stride, row);
+      noise = __shfl_sync(ALL_LANES, noises, i % SHARES * UNIT_ROWS + row);
+    }
     const Partial* partials = storer.acquire_partials();
     float y = partials[share].row[row] + partials[share + 4].row[row];
     if (M::NORM && i == 0) {

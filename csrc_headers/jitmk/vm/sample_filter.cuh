@@ -91,8 +91,12 @@ class FilterExchange {
  public:
   static constexpr int ARRIVALS_SHIFT = 53;  // room for 2047 SMs, and for 2^22 tokens of the greatest weight
   static constexpr u64 VALUE_MASK = (1ull << ARRIVALS_SHIFT) - 1;
+  static constexpr int LINE_WORDS = 16, LINE_SUMS = LINE_WORDS * WARP_LANES / isa::FILTER_ROUND_WORDS;
 
-  __device__ __forceinline__ explicit FilterExchange(const Context<G>& context) : sums_(context.params.filter_sums + context.lane) { look_ahead(); }
+  __device__ __forceinline__ explicit FilterExchange(const Context<G>& context)
+      : sums_(context.params.filter_sums + context.lane / LINE_SUMS * LINE_WORDS + context.lane % LINE_SUMS) {
+    look_ahead();
+  }
 
   // The largest of all lanes' values on all SMs, each of which has a slot of its own.
   __device__ __forceinline__ float largest(const Context<G>& context, int slot, float value) {
@@ -133,7 +137,7 @@ class FilterExchange {
 
   // This round's sum of each lane's value over all SMs.
   __device__ __forceinline__ u64 sum(const Context<G>& context, u64 value) {
-    u64* sums = sums_ - WARP_LANES;  // look_ahead is one round ahead
+    u64* sums = sums_ - isa::FILTER_ROUND_WORDS;  // look_ahead is one round ahead
     settle(context);
     ptx::add_relaxed_gpu(sums, 1ull << ARRIVALS_SHIFT | value);
     u64 added;
@@ -157,7 +161,7 @@ class FilterExchange {
   }
   __device__ __forceinline__ void advance() {
     before_ = ahead_;
-    sums_ += WARP_LANES;
+    sums_ += isa::FILTER_ROUND_WORDS;
     round_++;
   }
 
@@ -222,8 +226,8 @@ __device__ __forceinline__ u64 count_bins(const LogitShare& share, DepthRange ra
 // The depth down to which tokens are left: those than which the larger ones, by number or by weight, are less than the
 // target. By weight, the target is `part` of what all in the range weigh.
 template <class G>
-__device__ __forceinline__ u32 find_threshold(const Context<G>& context, FilterExchange<G>& exchange, const LogitShare& share, DepthRange range, Weigher weigh,
-                                              u64* bins, u64 target, double part) {
+__device__ __forceinline__ u32 find_threshold(const Context<G>& context, FilterExchange<G>& exchange, const LogitShare& share, DepthRange range,
+                                              Weigher weigh, u64* bins, u64 target, double part) {
   const int lane = context.lane, bin = lane % FILTER_BINS;
   u64 larger = 0;  // than those in the range
   while (true) {

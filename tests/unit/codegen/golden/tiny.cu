@@ -53,6 +53,7 @@ constexpr int HOST_TOKENS = 4096;
 constexpr int NO_TOKEN = 2147483647;
 constexpr u32 STOP_BIT = 2147483648u;
 constexpr int FILTER_BINS = 16;
+constexpr int FILTER_ROUND_WORDS = 128;
 
 // Words from one copy of a buffer to the next, for a batch of one.
 __device__ constexpr int copy_stride(int words) { return (words + 31) / 32 * 32; }
@@ -70,7 +71,7 @@ struct Params {
   const int* forced_tokens;  // [steps] tokens to read instead of the sampled ones, or null
   float* filter_values;  // [2][units * 8] logits and keys, where there are filters
   u64* filter_words;  // [shares] the largest logit of each
-  u64* filter_sums;  // [rounds + 1][32]
+  u64* filter_sums;  // [rounds + 1][lines][16] sums over the SMs, four a line
   u64* host_tokens;  // ring in host memory, indexed by epoch
   volatile u32* report;  // hang report in host memory
   u64* trace;  // [sms][queue_length][marks] cycles, in kernels built for tracing

@@ -66,11 +66,4 @@ T __shfl_sync(unsigned, T, int);
 template <class T>
 T __shfl_xor_sync(unsigned, T, int);
 template <class T>
-T __shfl_up_sync(unsigned, T, int, int);
-template <class T>
 T __shfl_down_sync(unsigned, T, int);
-bool __all_sync(unsigned, bool);
-bool __any_sync(unsigned, bool);
-unsigned __ballot_sync(unsigned, bool);
-unsigned atomicExch(unsigned*, unsigned);
-unsigned atomicOr(unsigned*, unsigned);

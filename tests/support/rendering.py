@@ -16,7 +16,7 @@ from jitmk.resources import headers_dir
 # By name: the package `jitmk.codegen` shows the function of the same name in the module's place.
 render_module = importlib.import_module("jitmk.codegen.render")
 
-_PTX_ON_HOST = Path(__file__).with_name("ptx_on_host")
+_PTX_FOR_WARPS = Path(__file__).with_name("ptx_for_warps")
 
 _FIRST_HEADER = '#include "jitmk/vm/kernel.cuh"'
 
@@ -48,5 +48,5 @@ def inline_for_host(source: str, folder: Path) -> str:
     """
     headers = folder / "headers"
     shutil.copytree(headers_dir(), headers)
-    shutil.copytree(_PTX_ON_HOST, headers / "jitmk" / "ptx", dirs_exist_ok=True)
+    shutil.copytree(_PTX_FOR_WARPS, headers / "jitmk" / "ptx", dirs_exist_ok=True)
     return inline(source, headers)

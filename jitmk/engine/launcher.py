@@ -14,6 +14,7 @@ import torch
 
 from jitmk.codegen import KERNEL_NAME
 from jitmk.codegen.abi import (
+    FILTER_SUMS,
     HOST_TOKENS,
     MAX_STOP_TOKENS,
     NO_TOKEN,
@@ -31,13 +32,15 @@ from jitmk.cuda.module import Module
 from jitmk.engine.backend import DeviceSampling
 from jitmk.engine.step_programs import DeviceProgram
 from jitmk.errors import DeviceError, KernelTimeoutError
-from jitmk.program.packing import CONSUMER_WARPS
+from jitmk.program.packing import CONSUMER_WARPS, UNIT_ROWS, ceil_div
+from jitmk.program.program import MAX_CANDIDATES
+from jitmk.reference.ops.sample_filter import drop_scale, largest_drop
 
 THREADS = (WORKING_WARPS + 1) * 32
 """The working warps and the watchdog."""
 
 LAST_TOKEN = -1
-"""As a launch's first token: the one that the launch before makes last. If that one ends with a stop, nothing happens."""
+"""As a launch's first token: the last one of the launch before. After a stop there is none, and nothing happens."""
 
 _EPOCH_LIMIT = 2**31
 _SPINS_PER_LOOK = 2000
@@ -102,6 +105,12 @@ class MegakernelLauncher:
         )
         self._next_epoch = 1
         self._program: DeviceProgram | None = None
+        self._filter_words = torch.zeros(MAX_CANDIDATES, dtype=torch.int64, device=device)
+        # Whatever they hold, differences are what counts: see csrc_headers/jitmk/vm/sample_filter.cuh.
+        self._filter_sums = torch.zeros(FILTER_SUMS, dtype=torch.int64, device=device)
+        self._filter_values = torch.empty(0, device=device)
+        self.params.filter_words = self._filter_words.data_ptr()
+        self.params.filter_sums = self._filter_sums.data_ptr()
 
     def launch(
         self,
@@ -141,6 +150,9 @@ class MegakernelLauncher:
         params.forced_tokens = 0 if forced is None else forced.data_ptr()
         params.greedy = int(sampling.temperature == 0)
         params.inverse_temperature = 1.0 if params.greedy else 1.0 / sampling.temperature
+        params.filters = int(sampling.filtered)
+        if sampling.filtered:
+            self._set_filters(program, sampling)
         stops = sampling.stop_tokens[:MAX_STOP_TOKENS]
         params.stop_tokens = len(stops)
         params.stop_token[: len(stops)] = stops
@@ -187,6 +199,19 @@ class MegakernelLauncher:
         self._token_buffer.close()
         self._report_buffer.close()
 
+    def _set_filters(self, program: DeviceProgram, sampling: DeviceSampling) -> None:
+        """The launch parameters of filters, and room for a step's logits and keys."""
+        head, filters, params = program.head, sampling.filters, self.params
+        values = 2 * ceil_div(head.vocab_size, UNIT_ROWS) * UNIT_ROWS
+        if self._filter_values.numel() < values:
+            self._filter_values = torch.empty(values, device=self._device)
+        params.filter_values = self._filter_values.data_ptr()
+        params.shares = head.instructions
+        params.top_k = min(filters.top_k, 2**31 - 1)
+        params.top_p = filters.top_p
+        params.drop_scale = drop_scale(sampling.temperature)
+        params.largest_drop = largest_drop(filters.min_p)
+
     def _look(self, arrived: Callable[[], bool]) -> None:
         """Once in a while during a wait for a token: is the kernel still at it?"""
         if not torch.cuda.current_stream(self._device).query():
@@ -221,7 +246,7 @@ class MegakernelLauncher:
     def _restart_epochs(self) -> None:
         """Forgets every word, so that epochs can count from 1 again."""
         torch.cuda.synchronize(self._device)
-        for words in (self.words, self._token_words, self._kv_ready):
+        for words in (self.words, self._token_words, self._kv_ready, self._filter_words):
             words.zero_()
         self._tokens[:] = [0] * HOST_TOKENS
         torch.cuda.synchronize(self._device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,9 +11,9 @@ import torch
 from jitmk.arch import GpuArch
 from jitmk.codegen.abi import Wait, WarpRecord
 from jitmk.model.spec import ModelSpec
-from jitmk.program.isa import Instruction
+from jitmk.program.isa import HEADER, Instruction, Opcode
 from jitmk.program.lowering import lower
-from jitmk.program.program import Program, Variant
+from jitmk.program.program import Program, SampleConfig, Variant
 from jitmk.program.weights import WeightPlan
 from jitmk.schedule.build import DEFAULT_POLICY, make_schedule
 from jitmk.schedule.cost import split_ladder
@@ -34,6 +34,19 @@ def kernel_variants(spec: ModelSpec) -> tuple[Variant, ...]:
 
 
 @dataclass(frozen=True)
+class Head:
+    """What sampling filters must know of the LM head.
+
+    Attributes:
+        vocab_size: its rows.
+        instructions: in how many instructions it is dealt out, one on an SM.
+    """
+
+    vocab_size: int
+    instructions: int
+
+
+@dataclass(frozen=True)
 class DeviceProgram:
     """A scheduled program whose queues lie on the device.
 
@@ -46,6 +59,17 @@ class DeviceProgram:
     program: Program
     queues: torch.Tensor
     variants: tuple[Variant, ...]
+
+    @cached_property
+    def head(self) -> Head:
+        """The LM head, as the instruction that samples knows it."""
+        phase = next(phase for phase in self.program.phases if phase.variant.opcode is Opcode.SAMPLE)
+        assert isinstance(phase.variant.config, SampleConfig)
+        variant, number = (self.queues[:, :, HEADER.index(name)] for name in ("variant", "phase"))
+        sm, place = (int(i) for i in ((variant >= 0) & (number == phase.index)).nonzero()[0])
+        sampler = self.instruction(sm, place)
+        assert sampler is not None
+        return Head(phase.variant.config.vocab_size, sampler.operands["candidates"])
 
     def instruction(self, sm: int, index: int) -> Instruction | None:
         """An instruction of a queue; None past its end."""

@@ -15,6 +15,7 @@ from jitmk.reference.ops.attention_reduce import attention_reduce
 from jitmk.reference.ops.embed import embed
 from jitmk.reference.ops.matvec import matvec
 from jitmk.reference.ops.sample import best_candidate, sample, sampling_keys
+from jitmk.reference.ops.sample_filter import NO_FILTERS, Filters, allowed
 from jitmk.reference.weights import StepWeights
 
 NoiseFunction = Callable[[int, int, int], torch.Tensor]
@@ -34,10 +35,12 @@ class Sampling:
     Attributes:
         temperature: 0 for the largest logit.
         noise: fp32 [vocab_size]; None when greedy.
+        filters: what a draw is restricted to.
     """
 
     temperature: float = 0.0
     noise: torch.Tensor | None = None
+    filters: Filters = NO_FILTERS
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,18 @@ _EXECUTE = {
     Opcode.ATTENTION_REDUCE: _reduce,
     Opcode.SAMPLE: _sample,
 }
+
+
+def filtered(logits: torch.Tensor, sampling: list[Sampling]) -> torch.Tensor:
+    """Logits with -inf for what the filters of a draw remove; fp32 [tokens, vocab_size], the whole vocabulary."""
+    return torch.stack(
+        [
+            row.masked_fill(~allowed(row, how.temperature, how.filters), -torch.inf)
+            if how.temperature > 0 and how.filters.active
+            else row
+            for row, how in zip(logits, sampling, strict=True)
+        ]
+    )
 
 
 def candidates(logits: torch.Tensor, ids: torch.Tensor, sampling: list[Sampling]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -45,7 +45,9 @@ EMBED_SPECS = tuple(
     for tied in (False, True)
 )
 
+# The second has several units an SM, of which the last one ends within the unit.
 SAMPLE_SPEC = tiny_spec(vocab_size=1003, num_layers=1)
+LARGE_SAMPLE_SPEC = tiny_spec(vocab_size=20011, num_layers=1)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,12 @@ KERNELS = {
             _SMALL,
             (
                 *_variants(EMBED_SPECS, Opcode.EMBED),
-                *(v for v in lower(SAMPLE_SPEC).variants if v.opcode is Opcode.SAMPLE or v.name == "lm_head"),
+                *(
+                    variant
+                    for spec in (SAMPLE_SPEC, LARGE_SAMPLE_SPEC)
+                    for variant in lower(spec).variants
+                    if variant.opcode is Opcode.SAMPLE or variant.name == "lm_head"
+                ),
             ),
         ),
         *(_attention_kernel(head_dim) for head_dim in HEAD_DIMS),

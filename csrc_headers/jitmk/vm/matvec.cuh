@@ -3,6 +3,7 @@
 #include "jitmk/ptx/mma.cuh"
 #include "jitmk/vm/candidate.cuh"
 #include "jitmk/vm/input.cuh"
+#include "jitmk/vm/sample_filter.cuh"
 
 namespace jitmk::vm {
 
@@ -15,6 +16,7 @@ struct Matvec {
   static constexpr Epilogue EPILOGUE = EPILOGUE_;
   static constexpr bool NORM = NORM_, BIAS = BIAS_;
   static constexpr int INPUT_COPIES = INPUT_COPIES_, OUTPUT_COPIES = OUTPUT_COPIES_;
+  static constexpr int UNITS = (ROWS + UNIT_ROWS - 1) / UNIT_ROWS;
   static constexpr int SLICE_COLUMNS = BLOCKS * isa::BLOCK_COLUMNS;
   static constexpr int UNIT_BYTES = BLOCKS * CONSUMER_WARPS * isa::BLOCK_BYTES;
   static constexpr int INPUT_STRIDE = isa::copy_stride((COLUMNS + 1) / 2);
@@ -90,6 +92,9 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
     consumer.release_chunk();  // the last one only now: somebody waits for the sums, nobody for the slot
   }
   consumer.mark(Mark::DOTS);
+  if constexpr (M::EPILOGUE == Epilogue::LOGITS) {
+    if (context.params.filters) consumer.await_filters();
+  }
 }
 
 // The copies of the word that holds rows (2i, 2i+1) of a vector: lanes 8c..8c+7 hold a unit for copy c.
@@ -103,6 +108,7 @@ template <class M, class G>
 __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) {
   const Context<G>& context = storer.context;
   const Params& p = context.params;
+  constexpr int SHARES = WARP_LANES / UNIT_ROWS;  // lanes that have the same row
   const int lane = context.lane, row = lane % UNIT_ROWS, share = lane / UNIT_ROWS;
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
   u64* output = p.words + in[isa::matvec::OUTPUT];
@@ -115,6 +121,8 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
     residual_out = p.words + in[isa::matvec::RESIDUAL_OUT];
   }
   Candidate best;
+  float noises = 0, largest = ptx::minus_infinity();
+  const LogitShare share_of_logits{p.filter_values, p.filter_values + M::UNITS * UNIT_ROWS, begin, stride, count * UNIT_ROWS};
   float scale = 1;
   for (int i = 0; i < count; i++) {
     const int unit = begin + i * stride, global_row = unit * UNIT_ROWS + row;
@@ -128,7 +136,12 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
       residual = __uint_as_float(payload[0]);
     }
     float noise = 0;
-    if constexpr (M::EPILOGUE == Epilogue::LOGITS) noise = gumbel_of_row(p, context.position() + 1, unit, row);
+    if constexpr (M::EPILOGUE == Epilogue::LOGITS) {
+      // Four lanes have the same row, so noise is drawn for four units at once: it is a long chain of instructions, and a
+      // narrow unit streams in less than a microsecond.
+      if (i % SHARES == 0) noises = gumbel_of_row(p, context.position() + 1, begin + (i + share) * stride, row);
+      noise = __shfl_sync(ALL_LANES, noises, i % SHARES * UNIT_ROWS + row);
+    }
     const Partial* partials = storer.acquire_partials();
     float y = partials[share].row[row] + partials[share + 4].row[row];
     if (M::NORM && i == 0) {
@@ -155,14 +168,25 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
       if (inside && row % 4 == 0) publish_pair<M>(output, lane, global_row / 4, activated, next, epoch);
     } else {
       if (inside && share == 0 && p.logits != nullptr) p.logits[static_cast<i64>(context.step) * M::ROWS + global_row] = y;
-      if (inside) best.offer(y * p.inverse_temperature + noise, global_row);
+      const float key = y * p.inverse_temperature + noise;
+      if (inside) best.offer(key, global_row);
+      if (p.filters) {
+        const float logit = inside ? y : ptx::minus_infinity();
+        largest = fmaxf(largest, logit);
+        if (share == 0) share_of_logits.put(global_row, logit, key);
+      }
     }
     storer.release_partials();
   }
   context.mark(Mark::STORED);
   if constexpr (M::EPILOGUE == Epilogue::LOGITS) {
-    best.reduce<UNIT_ROWS>();
-    const int word = 2 * in[isa::matvec::CANDIDATE];
+    const int slot = in[isa::matvec::CANDIDATE], word = 2 * slot;
+    if (p.filters) {
+      best = filter_share(context, share_of_logits, context.shared.filter_bins(), slot, largest);
+      context.arrive(&context.shared.filtered);
+    } else {
+      best.reduce<UNIT_ROWS>();
+    }
     if (lane == 0) ptx::store_relaxed_gpu(output + word, make_word(__float_as_uint(best.key), epoch));
     if (lane == 1) ptx::store_relaxed_gpu(output + word + 1, make_word(best.token, epoch));
   }

@@ -153,6 +153,10 @@ class Consumer {
     meetings_ ^= 1;
   }
 
+  // Waits for the storer of this SM to apply the sampling filters, once a step at the LM head. Nobody here has anything
+  // else to do, and the storer works in shared memory that is the consumers' (`filter_bins`).
+  __device__ __forceinline__ void await_filters() { wait_barrier(context, &context.shared.filtered, context.step & 1, Wait::FILTERED, 0); }
+
   // The time of the last consumer warp that passes counts.
   __device__ __forceinline__ void mark(Mark mark) const { context.mark(mark, ptx::clock()); }
 

@@ -182,3 +182,14 @@ def test_epochs_start_over_at_their_limit(models: LiveModels) -> None:
     live.backend.prefill(random_ids(START, live.spec.vocab_size))
     assert list(live.backend.decode_stream(first, START, 60, GREEDY)) == expected
     assert launcher._next_epoch < 100, "the limit lay within the stream"
+
+
+@pytest.mark.parametrize("at", range(STEPS_PER_LAUNCH - 3, STEPS_PER_LAUNCH + 3))
+def test_a_stop_at_the_seam_of_two_launches_leaves_the_next_generation_alone(at: int, models: LiveModels) -> None:
+    """A launch is queued behind the one that stops: it must do nothing, and the next stream must come out as ever."""
+    live = models["gqa-64"]
+    _, tokens = _stream(live, 40)
+    stop = next((i for i in range(at, 40) if tokens[i] not in tokens[:i]), None)
+    assert stop is not None, "a stream that repeats itself has no token to stop at"
+    assert _stream(live, 40, DeviceSampling(stop_tokens=(tokens[stop],)))[1] == tokens[: stop + 1]
+    assert _stream(live, 40)[1] == tokens

@@ -73,10 +73,20 @@ def matrix_slabs(
 
 def load_vector(source: WeightSource, vector: Vector, device: torch.device) -> torch.Tensor:
     """A constant vector, fp32 [values] on `device`. Raises CheckpointError where a value is not finite."""
-    parts = [_finite(source.tensor(key).to(device, torch.float32), key) for key in vector.keys]
+    parts = [_finite(_small_tensor(source, key).to(device, torch.float32), key) for key in vector.keys]
     if vector.join is Join.INTERLEAVE:
         return torch.stack(parts, dim=1).flatten()
     return torch.cat(parts)
+
+
+def _small_tensor(source: WeightSource, key: WeightKey) -> torch.Tensor:
+    """A vector, read rather than mapped: a file that is cut meanwhile is an error then, not the end of the process."""
+    stored = source.stored_rows(key)
+    if stored is None:
+        return source.tensor(key)
+    values = torch.empty(stored.count * stored.row_bytes, dtype=torch.uint8)
+    stored.shard.read_into(memoryview(values.numpy()), stored.offset)
+    return values.view(stored.dtype)
 
 
 class _Part:

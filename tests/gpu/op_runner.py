@@ -93,6 +93,7 @@ class OpRunner:
             kv_flags=64,
             deadline_ms=_DEADLINE_MS,
             window=_WINDOW,
+            window_ahead=_WINDOW,
             operands=Data().parameters(),
         )
 

@@ -84,9 +84,9 @@ def _small_tensor(source: WeightSource, key: WeightKey) -> torch.Tensor:
     stored = source.stored_rows(key)
     if stored is None:
         return source.tensor(key)
-    values = torch.empty(stored.count * stored.row_bytes, dtype=torch.uint8)
-    stored.shard.read_into(memoryview(values.numpy()), stored.offset)
-    return values.view(stored.dtype)
+    raw = bytearray(stored.count * stored.row_bytes)
+    stored.shard.read_into(memoryview(raw), stored.offset)
+    return torch.frombuffer(raw, dtype=stored.dtype)
 
 
 class _Part:

@@ -29,8 +29,8 @@ class Loader {
       : context(c),
         ring_(Shared::ring(base)),
         policy_(ptx::evict_first_policy()),
-        window_(c.params.window),
-        window_ahead_(c.params.window_ahead) {}
+        window_(min(c.params.window, Shared::RING_CHUNKS)),
+        window_ahead_(min(c.params.window_ahead, Shared::RING_CHUNKS)) {}
 
   __device__ __forceinline__ void load(const unsigned char* from, int bytes) {
     Shared& s = context.shared;

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from jitmk.errors import CheckpointError
 from jitmk.model.families.base import LoadedFamily, TensorRef
-from jitmk.model.spec import ModelSpec, Role, WeightKey, weight_shapes
+from jitmk.model.spec import HIDDEN_NORMS, QK_NORMS, ModelSpec, Role, WeightKey, weight_offset, weight_shapes
 from jitmk.model.weight_files import first_few, weight_files
 
 _DTYPE_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
@@ -170,12 +170,10 @@ class RandomCheckpoint:
         digest = hashlib.blake2b(f"{self._seed} {key}".encode(), digest_size=8).digest()
         generator = torch.Generator(self._device).manual_seed(int.from_bytes(digest, "little") >> 1)
         values = torch.randn(shape, generator=generator, device=self._device)
-        if len(shape) == 2:
-            values *= shape[1] ** -0.5
+        if key.role in HIDDEN_NORMS | QK_NORMS:
+            values = values * 0.1 + (1 - weight_offset(self._spec, key.role))
         else:
-            values *= 0.1
-            if key.role in (Role.ATTENTION_NORM, Role.MLP_NORM, Role.FINAL_NORM):
-                values += 1
+            values *= shape[1] ** -0.5 if len(shape) == 2 else 0.1
         return values.to(self._dtype)
 
     def close(self) -> None:

@@ -101,9 +101,10 @@ def limit_positions(spec: ModelSpec, max_seq_len: int | None) -> ModelSpec:
     if isinstance(max_seq_len, bool) or not isinstance(max_seq_len, int) or max_seq_len < 1:
         raise ContextLengthError(f"max_seq_len={max_seq_len!r} is not a positive integer (tokens)")
     limit, reason = spec.max_positions, f"max_position_embeddings={spec.max_positions}"
-    if spec.rope.kind is RopeKind.DYNAMIC:
-        limit = int(spec.max_positions * spec.rope.factor)
-        reason += f" and dynamic rope with factor={spec.rope.factor:g}"
+    if spec.ropes and all(rope.kind is RopeKind.DYNAMIC for rope in spec.ropes):
+        factor = min(rope.factor for rope in spec.ropes)
+        limit = int(spec.max_positions * factor)
+        reason += f" and dynamic rope with factor={factor:g}"
     if max_seq_len > limit:
         raise ContextLengthError(
             f"max_seq_len={max_seq_len} is more than the {limit} tokens that this model was made for ({reason}): "

@@ -6,7 +6,7 @@ from jitmk.errors import ConfigError, UnsupportedModelError
 from jitmk.model.families.base import Family, LoadedFamily, TensorRef
 from jitmk.model.families.config_reader import ConfigReader, shown
 from jitmk.model.families.rope_config import read_rope
-from jitmk.model.spec import Activation, ModelSpec, Role, WeightKey, weight_shapes
+from jitmk.model.spec import Activation, LayerSpec, ModelSpec, NormKind, NormSpec, Role, WeightKey, weight_shapes
 
 _GLOBAL_NAMES = {
     Role.EMBEDDING: "model.embed_tokens.weight",
@@ -90,7 +90,7 @@ def read_llama(config: ConfigReader) -> LoadedFamily:
     """
     config.refuse_known()
     hidden_size, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-    head_dim = read_head_dim(config, hidden_size, num_heads)
+    head_dim, num_layers = read_head_dim(config, hidden_size, num_heads), config.integer("num_hidden_layers")
     max_positions = config.integer("max_position_embeddings", 2048)
     tied, attention_bias = config.flag("tie_word_embeddings"), config.flag("attention_bias")
     spec = ModelSpec(
@@ -98,13 +98,15 @@ def read_llama(config: ConfigReader) -> LoadedFamily:
         vocab_size=config.integer("vocab_size"),
         hidden_size=hidden_size,
         intermediate_size=config.integer("intermediate_size"),
-        num_layers=config.integer("num_hidden_layers"),
+        num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=config.integer("num_key_value_heads", num_heads),
         head_dim=head_dim,
-        norm_eps=config.number("rms_norm_eps", 1e-6, minimum=0.0),
+        norm=NormSpec(NormKind.RMS, config.number("rms_norm_eps", 1e-6, minimum=0.0)),
+        ropes=(read_rope(config, head_dim, max_positions),),
+        layers=(LayerSpec(),) * num_layers,
+        attention_scale=head_dim**-0.5,
         activation=read_activation(config),
-        rope=read_rope(config, head_dim, max_positions),
         max_positions=max_positions,
         tied_embeddings=tied,
         qkv_bias=attention_bias,

@@ -23,6 +23,7 @@ _KEYS_OF_KIND = {
     RopeKind.DEFAULT: frozenset[str](),
     RopeKind.LINEAR: _SCALING_KEYS,
     RopeKind.DYNAMIC: _SCALING_KEYS,
+    RopeKind.LONGROPE: _SCALING_KEYS | {"attention_factor", "short_factor", "long_factor"},
     RopeKind.LLAMA3: _SCALING_KEYS | {"low_freq_factor", "high_freq_factor"},
     # `finetuned` is in the configs of the YaRN authors; nothing reads it.
     RopeKind.YARN: _SCALING_KEYS

@@ -93,7 +93,7 @@ def expected(module: LlamaRotaryEmbedding, positions: range) -> tuple[torch.Tens
 @settings(deadline=None, max_examples=150)
 @given(configs(), st.integers(1, 600))
 def test_prefill_and_decode_agree_with_transformers(config: dict[str, Any], prompt_length: int) -> None:
-    rope = spec_from_config(config).spec.rope
+    rope = spec_from_config(config).spec.ropes[0]
     module = their_module(config)
     ours = rope_table(rope, range(prompt_length), prompt_length)
     bound = tolerance(prompt_length) * max(1.0, rope.attention_factor)
@@ -117,7 +117,7 @@ def test_static_kinds_are_bit_exact_at_long_contexts(kind: str) -> None:
         rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
     config = llama_config(rope_theta=None, rope_parameters=rope, max_position_embeddings=262144)
     positions = range(131000, 131072)
-    ours = rope_table(spec_from_config(config).spec.rope, positions, 0)
+    ours = rope_table(spec_from_config(config).spec.ropes[0], positions, 0)
     theirs = expected(their_module(config), positions)
     assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
 

@@ -54,7 +54,7 @@ def test_the_config_of_llama_3_2_1b() -> None:
     assert (spec.hidden_size, spec.num_layers, spec.num_heads, spec.num_kv_heads) == (2048, 16, 32, 8)
     assert (spec.head_dim, spec.query_group, spec.max_positions) == (64, 4, 131072)
     assert spec.tied_embeddings and not spec.qkv_bias
-    assert spec.rope.kind is RopeKind.LLAMA3 and spec.rope.factor == 32 and spec.rope.theta == 500000
+    assert spec.ropes[0].kind is RopeKind.LLAMA3 and spec.ropes[0].factor == 32 and spec.ropes[0].theta == 500000
     assert spec.parameters == 1_235_814_400
     assert family.dtype == "bfloat16"
     assert family.tensors[WeightKey(Role.DOWN, 3)].name == "model.layers.3.mlp.down_proj.weight"
@@ -70,7 +70,7 @@ def test_attention_bias_is_on_all_four_projections() -> None:
 def test_defaults_of_old_configs() -> None:
     config = llama_config(num_key_value_heads=None, rope_theta=None, max_position_embeddings=None, rms_norm_eps=None)
     spec = spec_from_config(config).spec
-    assert (spec.num_kv_heads, spec.max_positions, spec.norm_eps, spec.rope.theta) == (2, 2048, 1e-6, 10000.0)
+    assert (spec.num_kv_heads, spec.max_positions, spec.norm.eps, spec.ropes[0].theta) == (2, 2048, 1e-6, 10000.0)
 
 
 def test_head_dim_need_not_divide_hidden_size() -> None:
@@ -184,13 +184,13 @@ def test_both_rope_spellings_may_stand_side_by_side_when_they_agree() -> None:
         rope_scaling={"type": "linear", "factor": 2.0},
         rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0},
     )
-    assert spec_from_config(config).spec.rope.factor == 2.0
+    assert spec_from_config(config).spec.ropes[0].factor == 2.0
 
 
 def test_a_yarn_factor_that_disagrees_with_the_contexts_is_used_with_a_warning() -> None:
     rope = {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 128}
     with pytest.warns(UserWarning, match=r"factor=2, but max_position_embeddings=512 is 4 times"):
-        assert spec_from_config(llama_config(rope_scaling=rope)).spec.rope.factor == 2.0
+        assert spec_from_config(llama_config(rope_scaling=rope)).spec.ropes[0].factor == 2.0
 
 
 def test_max_seq_len_cuts_the_context_and_cannot_extend_it() -> None:
@@ -204,7 +204,7 @@ def test_dynamic_rope_may_be_extended_by_its_factor() -> None:
     config = llama_config(rope_scaling={"type": "dynamic", "factor": 2.0})
     assert spec_from_config(config).spec.max_positions == 512
     spec = spec_from_config(config, max_seq_len=1024).spec
-    assert (spec.max_positions, spec.rope.original_max_positions) == (1024, 512)
+    assert (spec.max_positions, spec.ropes[0].original_max_positions) == (1024, 512)
     with pytest.raises(ContextLengthError, match=r"max_seq_len=1025.*1024 tokens"):
         spec_from_config(config, max_seq_len=1025)
 

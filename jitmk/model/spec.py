@@ -312,14 +312,17 @@ def _attention_shapes(spec: ModelSpec) -> dict[Role, tuple[int, ...]]:
     if spec.o_bias:
         shapes[Role.O_BIAS] = (h,)
     if spec.qk_norm is not None:
-        shapes |= {
-            QkNormScope.HEAD: {Role.Q_NORM: (d,), Role.K_NORM: (d,)},
-            QkNormScope.HEAD_WEIGHTS: {Role.Q_NORM: (spec.num_heads, d), Role.K_NORM: (spec.num_kv_heads, d)},
-            QkNormScope.PROJECTION: {Role.Q_NORM: (q,), Role.K_NORM: (kv,)},
-        }[spec.qk_norm.scope]
+        shapes[Role.Q_NORM] = _qk_norm_shape(spec.qk_norm.scope, spec.num_heads, d)
+        shapes[Role.K_NORM] = _qk_norm_shape(spec.qk_norm.scope, spec.num_kv_heads, d)
     if spec.post_norm:
         shapes |= _norm_shapes(spec, Role.ATTENTION_POST_NORM, Role.ATTENTION_POST_NORM_BIAS)
     return shapes
+
+
+def _qk_norm_shape(scope: QkNormScope, heads: int, head_dim: int) -> tuple[int, ...]:
+    if scope is QkNormScope.HEAD:
+        return (head_dim,)
+    return (heads, head_dim) if scope is QkNormScope.HEAD_WEIGHTS else (heads * head_dim,)
 
 
 def _mlp_shapes(spec: ModelSpec) -> dict[Role, tuple[int, ...]]:

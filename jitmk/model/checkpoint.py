@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,6 +78,7 @@ class Checkpoint:
                 if broken:
                     raise CheckpointError(f"{path} lacks {first_few(broken)}, which the index says it holds")
                 checkpoint._stored |= found
+            family = checkpoint._family = _renamed(family, checkpoint._stored)
             _check(family, checkpoint._stored, Path(folder))
         except CheckpointError:
             checkpoint.close()
@@ -112,6 +113,10 @@ class Checkpoint:
             tensor = tensor.t()
         if ref.rows is not None:
             tensor = tensor[slice(*ref.rows)]
+        if ref.row_order is not None:
+            axis, dims = ref.row_order.axis, ref.row_order.head_dim
+            heads = tensor.reshape(*tensor.shape[:axis], -1, dims, *tensor.shape[axis + 1 :])
+            tensor = heads.index_select(axis + 1, torch.tensor(ref.row_order.order())).reshape(tensor.shape)
         return tensor.contiguous()
 
     def close(self) -> None:
@@ -198,6 +203,15 @@ def _open_file(path: Path) -> tuple[Any, dict[str, _Stored]]:
     return handle, found
 
 
+def _renamed(family: LoadedFamily, stored: dict[str, _Stored]) -> LoadedFamily:
+    """The family with the names of a checkpoint that was saved without the optional prefix, if it was."""
+    prefix = family.optional_prefix
+    if not prefix or any(name.startswith(prefix) for name in stored):
+        return family
+    tensors = {key: replace(ref, name=ref.name.removeprefix(prefix)) for key, ref in family.tensors.items()}
+    return replace(family, tensors=tensors)
+
+
 def _check(family: LoadedFamily, stored: dict[str, _Stored], folder: Path) -> None:
     """Checks every tensor of the model against the headers."""
     shapes = weight_shapes(family.spec)
@@ -234,7 +248,9 @@ def _check(family: LoadedFamily, stored: dict[str, _Stored], folder: Path) -> No
 
 def _stored_shape(family: LoadedFamily, ref: TensorRef, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that the stored tensor must have for `ref` to yield one of `shape`."""
-    if ref.rows is not None:
+    if ref.stored_rows is not None:
+        shape = (ref.stored_rows, *shape[1:])
+    elif ref.rows is not None:
         # A tensor that holds several ends where the last of them does.
         parts = [other.rows for other in family.tensors.values() if other.name == ref.name and other.rows is not None]
         shape = (max(end for _, end in parts), *shape[1:])

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from jitmk.errors import ConfigError, UnsupportedModelError
-from jitmk.model.families.base import Family, LoadedFamily, check_sizes, limit_positions
+from jitmk.model.families.base import Family, LoadedFamily
 from jitmk.model.families.config_reader import ConfigReader, shown
 from jitmk.model.families.harmless import HARMLESS_KEYS
+from jitmk.model.families.limits import check_spec, limit_context
 from jitmk.model.families.llama import LLAMA
 from jitmk.model.spec import weight_shapes
 
@@ -47,14 +48,13 @@ def spec_from_config(config: Mapping[str, Any], *, max_seq_len: int | None = Non
     reader = ConfigReader(config)
     loaded = family.read(reader)
     reader.finish(HARMLESS_KEYS | family.harmless)
-    check_sizes(loaded.spec)
+    check_spec(loaded.spec)
     unmapped = weight_shapes(loaded.spec).keys() - loaded.tensors.keys()
     if unmapped:
         raise ConfigError(
             f"family {family.model_type!r} does not say where it keeps {', '.join(sorted(map(str, unmapped)))}"
         )
-    spec = limit_positions(loaded.spec, max_seq_len)
-    return LoadedFamily(spec, loaded.tensors, loaded.dtype, loaded.ignorable)
+    return limit_context(loaded, max_seq_len)
 
 
 def _family_of(config: Mapping[str, Any]) -> Family:

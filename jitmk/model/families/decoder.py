@@ -34,7 +34,7 @@ class Defaults:
         head_dim: None for hidden_size / num_attention_heads.
         norm_key, norm_eps: the epsilon of the norms, and how its key is called.
         activation_key, activation: likewise.
-        rope: what is particular about its rotary embedding.
+        rope: what is particular about its rotary embedding; None for a family that reads its own.
     """
 
     max_positions: int = 2048
@@ -45,7 +45,7 @@ class Defaults:
     activation_key: str = "hidden_act"
     activation: str = "silu"
     tied_embeddings: bool = False
-    rope: RopeRules = LLAMA_ROPE
+    rope: RopeRules | None = LLAMA_ROPE
 
 
 def read_decoder(config: ConfigReader, family: str, defaults: Defaults) -> ModelSpec:
@@ -61,6 +61,7 @@ def read_decoder(config: ConfigReader, family: str, defaults: Defaults) -> Model
     num_layers = config.integer("num_hidden_layers")
     head_dim = read_head_dim(config, hidden_size, num_heads, defaults.head_dim)
     max_positions = config.integer("max_position_embeddings", defaults.max_positions)
+    ropes = () if defaults.rope is None else (read_rope(config, head_dim, max_positions, defaults.rope),)
     return ModelSpec(
         family=family,
         vocab_size=config.integer("vocab_size"),
@@ -71,8 +72,8 @@ def read_decoder(config: ConfigReader, family: str, defaults: Defaults) -> Model
         num_kv_heads=_read_kv_heads(config, num_heads, defaults.num_kv_heads),
         head_dim=head_dim,
         norm=NormSpec(NormKind.RMS, config.number(defaults.norm_key, defaults.norm_eps, minimum=0.0)),
-        ropes=(read_rope(config, head_dim, max_positions, defaults.rope),),
-        layers=(LayerSpec(),) * num_layers,
+        ropes=ropes,
+        layers=(LayerSpec(rope=0 if ropes else None),) * num_layers,
         attention_scale=head_dim**-0.5,
         activation=read_activation(config, defaults.activation_key, defaults.activation),
         max_positions=max_positions,

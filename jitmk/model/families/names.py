@@ -46,3 +46,15 @@ QK_NORM_NAMES: Mapping[Role, str] = {
 def tensor_refs(spec: ModelSpec, names: Mapping[Role, str]) -> dict[WeightKey, TensorRef]:
     """Where each tensor of a model is stored, for those whose role is in `names`; {} in a name is the layer."""
     return {key: TensorRef(names[key.role].format(key.layer)) for key in weight_shapes(spec) if key.role in names}
+
+
+def stacked(
+    spec: ModelSpec, layer: int, roles: tuple[Role, ...], name: str, *, transpose: bool = False
+) -> dict[WeightKey, TensorRef]:
+    """Where the tensors of a layer are that a checkpoint keeps on top of each other in one, in the order of `roles`."""
+    shapes, refs, begin = weight_shapes(spec), {}, 0
+    for key in (WeightKey(role, layer) for role in roles):
+        end = begin + shapes[key][0]
+        refs[key] = TensorRef(name.format(layer), (begin, end), transpose=transpose)
+        begin = end
+    return refs

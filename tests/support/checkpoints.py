@@ -138,9 +138,10 @@ def load_transformers(folder: Path, dtype: torch.dtype) -> Any:
 def random_model(family: str, config: dict[str, Any], seed: int) -> Any:
     """A model of transformers. Activations and logits keep the scale of 1; norms and biases are far enough from nothing
     to be missed."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
 
-    model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **config))
+    classes: Any = transformers  # without types
+    model = classes.AutoModelForCausalLM.from_config(classes.AutoConfig.for_model(family, **config))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -157,6 +158,7 @@ def _scaled(values: torch.Tensor, layer: str, module: str, kind: str) -> torch.T
         return values * 0.1 + (0.0 if kind == "bias" or stored_minus_one else 1.0)
     if values.ndim == 1:
         return values * 0.1
-    inputs = values.shape[0] if layer == "Conv1D" else values.shape[1]
+    inputs: int = values.shape[0] if layer == "Conv1D" else values.shape[1]
     # Logits that differ enough for a choice to be a choice.
-    return values * (3 if "Embedding" in layer or module == "lm_head" else 1) * inputs**-0.5
+    scale: float = (3 if "Embedding" in layer or module == "lm_head" else 1) * inputs**-0.5
+    return values * scale

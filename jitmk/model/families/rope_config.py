@@ -67,6 +67,8 @@ def read_rope(config: ConfigReader, head_dim: int, max_positions: int, rules: Ro
         ConfigError: values of the wrong type or range, or two spellings that disagree.
     """
     theta = config.number("rope_theta", rules.theta, minimum=1.0, exclusive=True)
+    if rules.original_positions is not None:
+        config.integer("original_max_position_embeddings", rules.original_positions)  # there whatever the kind
     return rope_of(config, _spelling(config, theta), theta, head_dim, max_positions, rules)
 
 

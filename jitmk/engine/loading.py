@@ -65,8 +65,14 @@ def matrix_slabs(source: WeightSource, matrix: Matrix, device: torch.device) -> 
 
 
 def load_vector(source: WeightSource, vector: Vector, device: torch.device) -> torch.Tensor:
-    """A constant vector, fp32 [values] on `device`. Raises CheckpointError where a value is not finite."""
-    parts = [_finite(source.tensor(key).to(device, torch.float32), key) for key in vector.keys]
+    """A constant vector, fp32 [values] on `device`, its addend added.
+
+    Raises:
+        CheckpointError: a value is not finite.
+    """
+    parts = [_finite(source.tensor(key).to(device, torch.float32).flatten(), key) for key in vector.keys]
+    if vector.addend:
+        parts = [part + vector.addend for part in parts]
     if vector.join is Join.INTERLEAVE:
         return torch.stack(parts, dim=1).flatten()
     return torch.cat(parts)

@@ -10,18 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jitmk.model.spec import ModelSpec
-from jitmk.program.kv_layout import KvLayout
-from jitmk.program.packing import UNIT_ROWS, ceil_div
-from jitmk.program.program import (
-    MAX_CANDIDATES,
+from jitmk.program.configs import (
+    ELEMENTWISE_VALUES,
     MAX_GROUP,
     PARTIAL_EXTRA,
     AttentionConfig,
     AttentionReduceConfig,
     EmbedConfig,
     MatvecConfig,
-    Phase,
+    SampleConfig,
 )
+from jitmk.program.kv_layout import KvLayout
+from jitmk.program.packing import UNIT_ROWS, ceil_div
+from jitmk.program.program import MAX_CANDIDATES, Phase
 
 WORD_BYTES = 8
 
@@ -77,15 +78,18 @@ def unit_cost(phase: Phase, context: int) -> UnitCost:
         return UnitCost(config.layout.unit_bytes, 2 * UNIT_ROWS * config.columns)
     if isinstance(config, AttentionConfig):
         layout = KvLayout(config.head_dim)
-        tiles = ceil_div(layout.tiles(context), phase.splits)
-        positions = min(context, tiles * 16)
+        attended = min(context, phase.numbers["window"] or context)
+        tiles = ceil_div(layout.tiles(attended), phase.splits)
+        positions = min(attended, tiles * 16)
         return UnitCost(tiles * layout.tile_bytes, 4 * config.group * config.head_dim * positions)
     if isinstance(config, AttentionReduceConfig):
         values = phase.splits * (config.head_dim + PARTIAL_EXTRA)
         return UnitCost(values * WORD_BYTES, 2 * values)
     if isinstance(config, EmbedConfig):
         return UnitCost(2 * UNIT_ROWS, UNIT_ROWS)
-    return UnitCost(2 * MAX_CANDIDATES * WORD_BYTES, MAX_CANDIDATES)
+    if isinstance(config, SampleConfig):
+        return UnitCost(2 * MAX_CANDIDATES * WORD_BYTES, MAX_CANDIDATES)
+    return UnitCost(2 * ELEMENTWISE_VALUES * WORD_BYTES, ELEMENTWISE_VALUES)
 
 
 REDUCE_US = 2.5
@@ -110,7 +114,8 @@ def head_groups(spec: ModelSpec) -> int:
 def choose_splits(spec: ModelSpec, sms: int, context: int, model: TimeModel | None = None) -> int:
     """Into how many parts attention should split the context.
 
-    Weighs the time in which one SM streams its part of the keys and values against the price of a reduce phase.
+    Weighs the time in which one SM streams its part of the keys and values, in the mean of the layers, against the
+    price of a reduce phase.
 
     Args:
         spec: the model.
@@ -123,10 +128,11 @@ def choose_splits(spec: ModelSpec, sms: int, context: int, model: TimeModel | No
     model = model or TimeModel()
     layout = KvLayout(spec.head_dim)
     tile_us = layout.tile_bytes / model.bytes_per_us
+    tiles = [layout.tiles(min(context, layer.window or context)) for layer in spec.layers]
 
     def layer_us(splits: int) -> float:
         rounds = ceil_div(head_groups(spec) * splits, sms)
-        stream = rounds * ceil_div(layout.tiles(context), splits) * tile_us
+        stream = rounds * sum(ceil_div(of_layer, splits) for of_layer in tiles) / len(tiles) * tile_us
         return stream + (REDUCE_US + splits * REDUCE_SPLIT_US if splits > 1 else 0.0)
 
     return min(split_ladder(spec, sms), key=layer_us)

@@ -42,11 +42,12 @@ def measure(
 ) -> dict[str, Any]:
     """Microseconds a decoded token, the median of some runs after one that compiles and warms up."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
+    import transformers
 
+    classes: Any = transformers  # without types
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(device):
-        model = LlamaForCausalLM(LlamaConfig(**config))
+        model = classes.AutoModelForCausalLM.from_config(classes.AutoConfig.for_model(**config))
     model.train(False)
     prompt = torch.randint(config["vocab_size"], (1, context), device=device)
 
@@ -57,11 +58,11 @@ def measure(
     step: Callable[..., torch.Tensor] = forward
     if kind == "compile":
         step = torch.compile(forward, mode="reduce-overhead", fullgraph=True)
-    cache = StaticCache(config=model.config, max_cache_len=context + tokens)
+    cache = classes.StaticCache(config=model.config, max_cache_len=context + tokens)
 
     def decode() -> float:
         """Prefill, then `tokens` - 1 timed steps; microseconds a step."""
-        cache.reset()  # type: ignore[no-untyped-call]
+        cache.reset()
         token = forward(prompt, torch.arange(context, device=device), cache)
         position = torch.tensor([context], device=device)
         _synchronize(device)

@@ -28,6 +28,7 @@ from jitmk.model.checkpoint import Checkpoint, RandomCheckpoint, WeightSource
 from jitmk.model.families import LoadedFamily, spec_from_config
 from jitmk.model.files import read_config
 from jitmk.model.spec import ModelSpec
+from jitmk.model.tensors import put
 from jitmk.models import BUNDLED_MODEL_NAME, bundled_model_dir
 from jitmk.program.weights import plan_weights
 from jitmk.settings import get_settings
@@ -151,16 +152,17 @@ def _transformers_logits(
     config: dict[str, Any], family: LoadedFamily, source: WeightSource, decoded: Sequence[Decoded], dtype: torch.dtype
 ) -> list[torch.Tensor]:
     """fp32 [len(generated), vocab_size] on the CPU for each prompt, from one forward pass of all its tokens."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    import transformers
 
+    classes: Any = transformers  # without types
     torch.set_default_dtype(dtype)
     with torch.device("cuda"):
-        model = LlamaForCausalLM(LlamaConfig(**config))
+        model = classes.AutoModelForCausalLM.from_config(classes.AutoConfig.for_model(**config))
     torch.set_default_dtype(torch.float32)
     parameters = dict(model.named_parameters())
     with torch.inference_mode():
         for key, reference in family.tensors.items():
-            parameters[reference.name].copy_(source.tensor(key))
+            put(parameters[reference.name], reference, source.tensor(key))
         model.train(False)
         logits = []
         for made in decoded:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from jitmk.errors import CheckpointError
 from jitmk.model.families.base import LoadedFamily, TensorRef
 from jitmk.model.spec import HIDDEN_NORMS, QK_NORMS, ModelSpec, Role, WeightKey, weight_offset, weight_shapes
+from jitmk.model.tensors import take
 from jitmk.model.weight_files import first_few, weight_files
 
 _DTYPE_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
@@ -99,7 +100,7 @@ class Checkpoint:
         return total
 
     def tensor(self, key: WeightKey) -> torch.Tensor:
-        """A tensor as it is stored; a view of the mapped file where no transposition is needed. Do not write to it.
+        """A tensor as it is stored; a view of the mapped file where nothing has to be moved. Do not write to it.
 
         Raises:
             KeyError: the model has no such tensor.
@@ -108,16 +109,7 @@ class Checkpoint:
         ref = self._family.tensors[key]
         if not self._handles:
             raise CheckpointError(f"tensor {ref.name} was asked for after the checkpoint was closed")
-        tensor: torch.Tensor = self._handles[self._stored[ref.name].path].get_tensor(ref.name)
-        if ref.transpose:
-            tensor = tensor.t()
-        if ref.rows is not None:
-            tensor = tensor[slice(*ref.rows)]
-        if ref.row_order is not None:
-            axis, dims = ref.row_order.axis, ref.row_order.head_dim
-            heads = tensor.reshape(*tensor.shape[:axis], -1, dims, *tensor.shape[axis + 1 :])
-            tensor = heads.index_select(axis + 1, torch.tensor(ref.row_order.order())).reshape(tensor.shape)
-        return tensor.contiguous()
+        return take(self._handles[self._stored[ref.name].path].get_tensor(ref.name), ref)
 
     def close(self) -> None:
         """Closes the files. Tensors that were handed out stay valid, since they hold their mapping."""

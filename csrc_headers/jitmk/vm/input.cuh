@@ -5,6 +5,14 @@
 
 namespace jitmk::vm {
 
+enum class Prologue { NONE, RMS, LAYER };
+
+// M with its input as it is.
+template <class M>
+struct WithoutNorm : M {
+  static constexpr bool NORM = false;
+};
+
 // The slice of M's input that belongs to this warp, as bf16 in shared memory, multiplied with the norm's weight if
 // M has one. Returns this lane's share of the sum of squares (before that weight).
 //

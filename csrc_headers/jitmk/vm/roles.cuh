@@ -142,6 +142,9 @@ class Consumer {
     meetings_ ^= 1;
   }
 
+  // 0 or 1 by turns, between two meetings.
+  __device__ __forceinline__ u32 meeting() const { return meetings_; }
+
   // The time of the last consumer warp that passes counts.
   __device__ __forceinline__ void mark(Mark mark) const { context.mark(mark, ptx::clock()); }
 

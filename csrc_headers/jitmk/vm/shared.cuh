@@ -19,6 +19,11 @@ struct SoftmaxState {
   float maximum, sum;
 };
 
+// How many values a warp has of a vector that a norm is taken of, their mean, and the sum of their squared distances from it.
+struct Moments {
+  float count, mean, squares;
+};
+
 template <class G>
 struct AttentionShared {
   static constexpr int QUERY_STRIDE = G::head_dim + 8;  // bf16; the padding keeps fragment loads free of bank conflicts
@@ -38,6 +43,7 @@ struct FixedShared {
   WarpRecord record[WORKING_WARPS];
   alignas(16) Partial partial[PARTIAL_SLOTS][CONSUMER_WARPS];
   alignas(16) AttentionShared<G> attention;
+  Moments moments[2][CONSUMER_WARPS];  // see exchange_moments
 };
 
 // G gives shared_bytes (the whole of it, dynamic), slice_bytes (of one consumer warp), chunk_bytes, head_dim, max_group.

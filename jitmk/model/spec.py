@@ -6,7 +6,7 @@ which family a model came from.
 With x the residual, n a norm and p a post-norm (each left out where the spec has none), a layer computes
 
     sequential   x = x + residual_scale * p(attention(n(x)));  x = x + residual_scale * p(mlp(n(x)))
-    parallel     x = x + residual_scale * (attention(n(x)) + mlp(n(x))), with one norm for both
+    parallel     x = x + residual_scale * (p(attention(n(x))) + p(mlp(n(x)))), with one n for both
 
 where mlp(x) = down(f(gate(x)) * up(x)) or, not gated, down(f(up(x))).
 """

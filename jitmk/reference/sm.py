@@ -163,7 +163,7 @@ class Sm:
         if work.phase.variant.opcode is Opcode.BARRIER:
             yield from self._meet(turn, work)
             return
-        inputs: Tensors = {}
+        inputs = {name: torch.full((1, work.phase.buffers[name].values), torch.nan) for name in work.inputs}
         best: list[tuple[torch.Tensor, torch.Tensor]] = []
         for unit in work.units:
             for access in unit.reads:
@@ -192,8 +192,6 @@ class Sm:
             inputs[CANDIDATE_KEYS] = torch.from_numpy(payload[0::2].copy().view(np.float32))[None]
             inputs[CANDIDATE_IDS] = torch.from_numpy(payload[1::2].astype(np.int64))[None]
         else:
-            if access.operand not in inputs:
-                inputs[access.operand] = torch.full((1, access.buffer.values), torch.nan)
             values = from_words(access.buffer.kind, payload, access.end - access.begin)
             inputs[access.operand][0, access.begin : access.end] = torch.from_numpy(values)
         yield None

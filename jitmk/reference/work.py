@@ -11,6 +11,7 @@ from jitmk.program.isa import NO_OPERAND, Instruction, Opcode
 from jitmk.program.program import Buffer, BufferKind, Phase
 from jitmk.program.weights import WeightPlan
 from jitmk.reference.words import value_words
+from jitmk.schedule.spans import phase_spans
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,19 @@ class UnitWork:
 
 @dataclass(frozen=True)
 class Work:
-    """An instruction with its phase, its weights as the operands name them, and its units."""
+    """An instruction, resolved.
+
+    Attributes:
+        instruction: as it was decoded.
+        phase: what it belongs to, with weights and numbers as the instruction's operands say.
+        units: in the order in which they are computed.
+        inputs: the operands that units of the phase read numbers of, not all of them necessarily these units.
+    """
 
     instruction: Instruction
     phase: Phase
     units: tuple[UnitWork, ...]
+    inputs: tuple[str, ...]
 
     @property
     def is_lm_head(self) -> bool:
@@ -79,7 +88,9 @@ class Resolver:
             reads = tuple(_access(instruction, phase, span, sm) for span in fresh)
             writes = tuple(_access(instruction, phase, span, None) for span in phase.writes(unit))
             units.append(UnitWork(unit, reads, writes))
-        return Work(instruction, self._with_weights(instruction, phase), tuple(units))
+        kinds = {operand: phase.buffers[operand].kind for operand in phase_spans(phase).reads}
+        inputs = tuple(operand for operand, kind in kinds.items() if kind is not BufferKind.CANDIDATE)
+        return Work(instruction, self._with_weights(instruction, phase), tuple(units), inputs)
 
     def _with_weights(self, instruction: Instruction, phase: Phase) -> Phase:
         """The phase with the matrices, vectors and numbers that the instruction's operands name."""

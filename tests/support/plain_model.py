@@ -34,15 +34,13 @@ class PlainModel:
         if spec.learned_positions:
             x = x + self._weight(Role.POSITION_EMBEDDING)[: len(ids)]
         for layer in range(spec.num_layers):
-            if spec.parallel:
-                n = self._norm(x, Role.ATTENTION_NORM, layer)
-                x = x + spec.residual_scale * (self._attention(n, layer) + self._mlp(n, layer))
-                continue
+            source, shared = x, Role.ATTENTION_NORM if spec.parallel else Role.MLP_NORM
             for block, before, after in (
                 (self._attention, Role.ATTENTION_NORM, Role.ATTENTION_POST_NORM),
-                (self._mlp, Role.MLP_NORM, Role.MLP_POST_NORM),
+                (self._mlp, shared, Role.MLP_POST_NORM),
             ):
-                y = block(self._norm(x, before, layer) if spec.pre_norm else x, layer)
+                n = source if spec.parallel else x
+                y = block(self._norm(n, before, layer) if spec.pre_norm else n, layer)
                 x = x + spec.residual_scale * (self._norm(y, after, layer) if spec.post_norm else y)
         head = embedding if spec.tied_embeddings else self._weight(Role.LM_HEAD)
         return _capped(self._norm(x, Role.FINAL_NORM, None) @ head.t() * spec.logit_scale, spec.logit_soft_cap)

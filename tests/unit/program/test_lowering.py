@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from jitmk.errors import ConfigError
 from jitmk.model.spec import ModelSpec
+from jitmk.program.configs import MAX_GROUP, AttentionConfig
 from jitmk.program.isa import OPERANDS
 from jitmk.program.lowering import lower
-from jitmk.program.program import MAX_GROUP, AttentionConfig, BufferKind
+from jitmk.program.program import BufferKind
 from jitmk.program.weights import plan_weights
 from jitmk.schedule.verify import verify_program
 from tests.support.tiny import tiny_spec
@@ -58,13 +59,12 @@ def test_every_program_is_sound(spec: ModelSpec, splits: int) -> None:
     for phase in program.phases:
         assert set(phase.buffers) <= set(OPERANDS[phase.variant.opcode])
         assert phase.weights is None or phase.weights in plan.matrices
-        for vector in (phase.norm, phase.bias):
-            assert vector is None or vector in plan.vectors
+        assert set(phase.vectors.values()) <= set(plan.vectors)
         layout = getattr(phase.variant.config, "layout", None)
         if layout is not None and phase.weights is not None:
             assert plan.matrices[phase.weights].layout == layout
-            if phase.bias is not None:
-                assert plan.vectors[phase.bias].values == layout.rows
+            if "bias" in phase.vectors:
+                assert plan.vectors[phase.vectors["bias"]].values == layout.rows
 
 
 @settings(max_examples=40, deadline=None)

@@ -65,12 +65,12 @@ def test_operands_say_where_things_lie(name: str) -> None:
             phase, operands = schedule.program.phases[instruction.phase], dict(instruction.operands)
             for operand, buffer in phase.buffers.items():
                 assert operands.pop(operand) == buffer.offset
-            if phase.weights is not None:
-                name_of_weights = "table" if "table" in operands else "weights"
-                assert operands.pop(name_of_weights) == plan.matrices[phase.weights].offset // 256
-            for operand, vector in (("norm", phase.norm), ("bias", phase.bias)):
-                if vector is not None:
-                    assert operands.pop(operand) == plan.vectors[vector].offset
+            for operand, matrix in phase.matrices.items():
+                assert operands.pop(operand) == plan.matrices[matrix].offset // 256
+            for operand, vector in phase.vectors.items():
+                assert operands.pop(operand) == plan.vectors[vector].offset
+            for operand, number in phase.numbers.items():
+                assert operands.pop(operand) == number
             if "splits" in operands:
                 assert operands.pop("splits") == 3
             if "layer" in operands:
@@ -93,8 +93,9 @@ def test_candidates_are_numbered() -> None:
 
 def test_operands_of_every_opcode_are_known() -> None:
     """`encode` fills every operand that isa.py names; a new one must be added to it."""
-    known = {"table", "weights", "norm", "bias", "layer", "splits", "candidate", "candidates"}
-    known |= {"input", "output", "residual_in", "residual_out"}
+    known = {"table", "positions", "weights", "layer", "splits", "candidate", "candidates", "window", "rope", "first"}
+    known |= {"norm", "norm_bias", "post_norm", "post_norm_bias", "bias", "q_norm", "k_norm"}
+    known |= {"input", "value_input", "other", "output", "residual_in", "residual_out", "appended"}
     assert {name for names in OPERANDS.values() for name in names} == known
 
 
@@ -104,7 +105,7 @@ def test_what_does_not_fit_is_refused() -> None:
     program = schedule.program
     with pytest.raises(ScheduleError, match="phase 'embed' needs the variant 'embed', which the kernel lacks"):
         encode(schedule, plan, program.variants[1:])
-    spoiled = with_phase(program, 1, replace(program.phases[1], weights="layers.9.qkv"))
+    spoiled = with_phase(program, 1, replace(program.phases[1], matrices={"weights": "layers.9.qkv"}))
     with pytest.raises(ScheduleError, match=r"needs the matrix 'layers\.9\.qkv'"):
         encode(replace(schedule, program=spoiled), plan, program.variants)
     far = replace(program.phases[1].buffers["output"], offset=2**31)

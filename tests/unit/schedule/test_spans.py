@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jitmk.program.access import Span
 from jitmk.program.lowering import lower
-from jitmk.program.program import Span
 from jitmk.schedule.spans import Intervals, merge, phase_spans
 from tests.support.tiny import tiny_spec
 

@@ -1,45 +1,47 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jitmk.program.program import AttentionConfig, AttentionReduceConfig
-from jitmk.reference.ops.attention import NewToken, attention, new_key_value, old_positions, rotate
+from jitmk.program.configs import AttentionConfig, AttentionReduceConfig
+from jitmk.reference.ops.attention import NewToken, attention, new_key_value, old_positions
 from jitmk.reference.ops.attention_reduce import attention_reduce
+from jitmk.reference.ops.rope import rotate
 from jitmk.reference.ops.rounding import to_bf16
 
 HEADS, KV_HEADS, DIM = 6, 2, 32
 
 
 def config(*, partial: bool, group: int = 3) -> AttentionConfig:
-    return AttentionConfig(HEADS, KV_HEADS, DIM, DIM, group, DIM**-0.5, partial, 1)
+    return AttentionConfig(HEADS, KV_HEADS, DIM, group, DIM**-0.5, partial, 1, DIM, DIM // 2)
 
 
 def new_token(position: int, seed: int = 0) -> tuple[NewToken, torch.Tensor, torch.Tensor]:
     """A token, and the keys and values in its cache, [kv_heads, position, head_dim]."""
     generator = torch.Generator().manual_seed(seed)
     keys, values = to_bf16(torch.randn(2, KV_HEADS, position, DIM, generator=generator))
-    qkv = to_bf16(torch.randn((HEADS + 2 * KV_HEADS) * DIM, generator=generator))
+    qkv = to_bf16(torch.randn(HEADS + 2 * KV_HEADS, DIM, generator=generator))
     angles = torch.rand(DIM // 2, generator=generator) * 6
 
     def read(kv_head: int, begin: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         assert 0 <= begin <= end <= position
         return keys[kv_head, begin:end], values[kv_head, begin:end]
 
-    return NewToken(qkv, angles.cos(), angles.sin(), position, read), keys, values
+    return NewToken(qkv, qkv, angles.cos(), angles.sin(), position, read), keys, values
 
 
 def truth(token: NewToken, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Softmax attention in fp64, [heads * head_dim]."""
     outputs = []
-    queries = rotate(token.qkv.view(-1, DIM)[:HEADS], token.cos, token.sin).double()
+    queries = rotate(token.heads[:HEADS], token.cos, token.sin).double()
     for head in range(HEADS):
         kv_head = head // (HEADS // KV_HEADS)
-        key, value = new_key_value(config(partial=False), kv_head, token)
+        key, value = new_key_value(config(partial=False), kv_head, token, torch.float64)
         all_keys = torch.cat((keys[kv_head], key[None])).double()
         all_values = torch.cat((values[kv_head], value[None])).double()
         outputs.append((all_keys @ queries[head] * DIM**-0.5).softmax(0) @ all_values)
@@ -112,9 +114,9 @@ def test_each_token_has_its_own_context() -> None:
 def test_units_read_what_the_program_says() -> None:
     """A unit that does not hold the new token leaves its key and value alone, and other heads' queries."""
     token, _, _ = new_token(40)
-    poisoned = token.qkv.clone()
-    poisoned[3 * DIM :] = torch.nan
+    poisoned = token.heads.clone()
+    poisoned[3:] = torch.nan
     clean = attention(config(partial=True), range(1), 2, [token])["output"]
-    read = NewToken(poisoned, token.cos, token.sin, token.position, token.read_kv)
+    read = replace(token, heads=poisoned, values=poisoned)
     assert torch.equal(attention(config(partial=True), range(1), 2, [read])["output"], clean)
     assert attention(config(partial=True), range(1, 2), 2, [read])["output"].isnan().any()

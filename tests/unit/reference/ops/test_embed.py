@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from jitmk.program.program import EmbedConfig
+from jitmk.program.configs import EmbedConfig
 from jitmk.reference.ops.embed import embed
 
 

@@ -1,22 +1,26 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jitmk.model.spec import Activation
-from jitmk.program.program import Epilogue, MatvecConfig
-from jitmk.reference.ops.matvec import matvec
+from jitmk.program.configs import Epilogue, MatvecConfig, Prologue
+from jitmk.reference.ops.matvec import MatvecVectors, matvec
 from jitmk.reference.ops.rounding import to_bf16
 
 BF16 = 2.0**-8
 """Twice the relative rounding error of bf16: room for the products that are rounded before they are added."""
 
 
-def config(rows: int, columns: int, epilogue: Epilogue, *, norm: bool = False, bias: bool = False) -> MatvecConfig:
-    activation = Activation.SILU if epilogue is Epilogue.GATED else None
-    return MatvecConfig(rows, columns, epilogue, norm, 1e-5 if norm else 0.0, bias, activation, 1, 1)
+def config(rows: int, columns: int, epilogue: Epilogue, **changes: Any) -> MatvecConfig:
+    activated = epilogue in (Epilogue.GATED, Epilogue.ACTIVATED)
+    activation = Activation.SILU if activated else None
+    return replace(MatvecConfig(rows, columns, epilogue, activation=activation), **changes)
 
 
 def tensors(rows: int, columns: int, tokens: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,7 +51,9 @@ def test_logits_stay_fp32() -> None:
 def test_norm() -> None:
     x, w = tensors(16, 128)
     norm = 1 + 0.3 * torch.randn(128)
-    y = matvec(config(16, 128, Epilogue.LOGITS, norm=True), range(2), 4 * x, w, norm=norm)["output"]
+    y = matvec(
+        config(16, 128, Epilogue.LOGITS, prologue=Prologue.RMS, norm_eps=1e-5), range(2), 4 * x, w, MatvecVectors(norm)
+    )["output"]
     rms = (4 * x).double().square().mean().add(1e-5).sqrt()
     assert close(y, truth(to_bf16(4 * x * norm), w) / rms, 1e-5)
     assert close(y, truth(4 * x * norm, w) / rms, 2 * BF16)
@@ -56,7 +62,9 @@ def test_norm() -> None:
 def test_residual_publishes_sum_and_rounding() -> None:
     x, w = tensors(16, 64)
     residual, bias = 100 * torch.randn(1, 16), torch.randn(16)
-    out = matvec(config(16, 64, Epilogue.RESIDUAL, bias=True), range(2), x, w, bias=bias, residual=residual)
+    out = matvec(
+        config(16, 64, Epilogue.RESIDUAL, bias=True), range(2), x, w, MatvecVectors(bias=bias), residual=residual
+    )
     assert close(out["residual_out"], truth(x, w) + bias + residual, 1e-6)
     assert torch.equal(out["output"], to_bf16(out["residual_out"]))
 
@@ -79,7 +87,7 @@ def test_units_are_rows_of_the_whole(epilogue: Epilogue, units: int, columns: in
 
     def run(some: range) -> dict[str, torch.Tensor]:
         mine = torch.tensor([row for unit in some for row in range(8 * unit, min(rows, 8 * unit + 8))])
-        return matvec(shape, some, x, w, bias=bias, residual=residual[:, mine], sums=torch.float64)
+        return matvec(shape, some, x, w, MatvecVectors(bias=bias), residual=residual[:, mine], sums=torch.float64)
 
     whole, step = run(range(units)), data.draw(st.integers(1, units))
     dealt = [run(range(first, units, step)) for first in range(step)]

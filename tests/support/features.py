@@ -31,7 +31,7 @@ FEATURES: dict[str, dict[str, Any]] = {
         "post_norm": True,
         "qk_norm": QkNorm(RMS, 1e-6, HEAD, offset=1.0),
         "ropes": TWO_ROPES,
-        "layers": (LayerSpec(window=20, rope=1), LayerSpec(rope=0), LayerSpec(window=1, rope=None)),
+        "layers": (LayerSpec(window=20, rope=1), LayerSpec(rope=0), LayerSpec(window=3, rope=None)),
         "num_layers": 3,
     },
     "post-norm": {"pre_norm": False, "post_norm": True, "qk_norm": QkNorm(RMS, 1e-6, PROJECTION)},

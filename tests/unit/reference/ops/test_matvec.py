@@ -7,10 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
-from jitmk.model.spec import Activation
-from jitmk.program.configs import Epilogue, MatvecConfig, Prologue
+from jitmk.model.spec import Activation, NormKind
+from jitmk.program.configs import Epilogue, MatvecConfig, Prologue, ResidualNormAddConfig
 from jitmk.reference.ops.matvec import MatvecVectors, matvec
+from jitmk.reference.ops.residual_norm_add import residual_norm_add
 from jitmk.reference.ops.rounding import to_bf16
 
 BF16 = 2.0**-8
@@ -74,6 +76,55 @@ def test_gated_rows_alternate() -> None:
     gate, up = truth(x, w)[:, 0::2], truth(x, w)[:, 1::2]
     y = matvec(config(32, 64, Epilogue.GATED), range(4), x, w)["output"]
     assert y.shape == (1, 16) and close(y, gate * torch.sigmoid(gate) * up, BF16)
+
+
+def test_a_layer_norm_is_applied_before_the_product() -> None:
+    x, w = tensors(16, 128, tokens=2)
+    x, norm, shift = to_bf16(3 * x + 1), 1 + 0.3 * torch.randn(128), torch.randn(128)
+    shape = config(16, 128, Epilogue.LOGITS, prologue=Prologue.LAYER, norm_eps=1e-3, norm_bias=True)
+    y = matvec(shape, range(2), x, w, MatvecVectors(norm, shift), sums=torch.float64)["output"]
+    normed = functional.layer_norm(x.double(), (128,), norm.double(), shift.double(), 1e-3).float()
+    assert close(y, truth(to_bf16(normed), w), 1e-5)
+    plain = matvec(replace(shape, norm_bias=False), range(2), x, w, MatvecVectors(norm), sums=torch.float64)["output"]
+    normed = functional.layer_norm(x.double(), (128,), norm.double(), None, 1e-3).float()
+    assert close(plain, truth(to_bf16(normed), w), 1e-5)
+
+
+@pytest.mark.parametrize("prologue", Prologue)
+@pytest.mark.parametrize("post", NormKind)
+def test_a_post_norm_makes_the_residual_first(post: NormKind, prologue: Prologue) -> None:
+    """What RESIDUAL_NORM_ADD publishes is what the prologue goes on with."""
+    y, w = tensors(16, 128)
+    residual = 2 * torch.randn(1, 128)
+    vectors = MatvecVectors(*(1 + 0.3 * torch.randn(4, 128)))
+    shape = config(
+        16, 128, Epilogue.LOGITS, prologue=prologue, norm_eps=1e-3, norm_bias=True, post=post, post_scale=0.5
+    )
+    out = matvec(shape, range(2), y, w, vectors, residual=residual, sums=torch.float64)["output"]
+    add = ResidualNormAddConfig(128, post, 1e-3, True, 0.5, 1, 1)
+    assert vectors.post_norm is not None and vectors.post_norm_bias is not None
+    sums = residual_norm_add(add, range(1), y, residual, vectors.post_norm, vectors.post_norm_bias, sums=torch.float64)
+    plain = replace(shape, post=None)
+    expected = matvec(plain, range(2), sums["residual_out"], w, vectors, sums=torch.float64)["output"]
+    assert torch.equal(out, expected)
+    assert not torch.equal(expected, matvec(plain, range(2), residual, w, vectors, sums=torch.float64)["output"])
+
+
+def test_activated_rows() -> None:
+    x, w = tensors(16, 64)
+    shape = config(16, 64, Epilogue.ACTIVATED, activation=Activation.RELU)
+    y = matvec(shape, range(2), x, w)["output"]
+    assert close(y, truth(x, w).clamp(min=0), BF16)
+
+
+def test_scales_and_caps() -> None:
+    x, w = tensors(16, 64)
+    residual, bias = torch.randn(1, 16), torch.randn(16)
+    shape = config(16, 64, Epilogue.RESIDUAL, bias=True, scale=0.25)
+    out = matvec(shape, range(2), x, w, MatvecVectors(bias=bias), residual=residual)
+    assert close(out["residual_out"], (truth(x, w) + bias) / 4 + residual, 1e-6)
+    logits = matvec(config(16, 64, Epilogue.LOGITS, scale=3.0, soft_cap=2.0), range(2), x, w)["output"]
+    assert close(logits, 2 * torch.tanh(3 * truth(x, w) / 2), 1e-6)
 
 
 @settings(max_examples=25, deadline=None)

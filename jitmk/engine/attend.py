@@ -12,8 +12,8 @@ from torch.nn.attention.bias import causal_lower_right
 
 _MASKED_QUERIES = 512
 """Queries that attend together where there is a mask; bounds the memory of the mask."""
-_CAPPED_QUERIES = 128
-"""Queries that attend together where scores are capped: those are in memory for all heads, in fp32."""
+_SCORE_BYTES = 128 << 20
+"""Memory for scores where they are capped: they are then kept for all heads, in fp32."""
 
 
 def attend(
@@ -47,7 +47,10 @@ def attend(
         assert window is not None
         return _by_token(_causal(queries, keys[:, total - window :], values[:, total - window :], scale))
     slices = []
-    step = _MASKED_QUERIES if soft_cap is None else _CAPPED_QUERIES
+    step = _MASKED_QUERIES
+    if soft_cap is not None:
+        widest = total if window is None else min(total, window + step)
+        step = max(1, min(step, _SCORE_BYTES // (4 * queries.shape[0] * widest)))
     for begin in range(0, count, step):
         end = min(count, begin + step)
         at = total - count + begin  # the position of the first of these queries
@@ -102,8 +105,8 @@ def _grouped(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Everything as [kv_heads, group, positions, head_dim]; keys and values are not copied for each query head."""
     group = queries.shape[0] // keys.shape[0]
-    shared = (x[:, None].expand(-1, group, -1, -1) for x in (keys, values))
-    return queries.unflatten(0, (keys.shape[0], group)), *shared
+    shared_keys, shared_values = (x[:, None].expand(-1, group, -1, -1) for x in (keys, values))
+    return queries.view(-1, group, *queries.shape[1:]), shared_keys, shared_values
 
 
 def _visible(queries: range, keys: range, window: int | None, device: torch.device) -> torch.Tensor:

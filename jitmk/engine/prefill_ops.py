@@ -163,8 +163,9 @@ class TorchOps:
         """As `PrefillOps.add_norm`."""
         if block is not None:
             self.add(residual, block)
-        x = residual if norm is None else self._norm(residual, norm)
-        return x.to(self._weights.compute_dtype)
+        if norm is None:
+            return residual.to(self._weights.compute_dtype, copy=True)  # the residual changes in place
+        return self._norm(residual, norm).to(self._weights.compute_dtype)
 
     def project(self, x: torch.Tensor, name: str, bias: bool) -> torch.Tensor:
         """As `PrefillOps.project`."""
@@ -180,12 +181,12 @@ class TorchOps:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As `PrefillOps.finish_heads`."""
         spec, dtype = self._spec, self._weights.compute_dtype
-        heads = qkv.float().unflatten(1, (-1, spec.head_dim))
-        queries, keys, values = heads.split([spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], dim=1)
+        heads = qkv.float().view(len(qkv), -1, spec.head_dim)
+        queries, keys, values = torch.split(heads, [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], dim=1)
         queries, keys = (
             self._qk_norm(x, f"layers.{layer}.{name}") for x, name in ((queries, "q_norm"), (keys, "k_norm"))
         )
-        if observe is not ignore:
+        if spec.qk_norm is not None and observe is not ignore:
             observe(f"layers.{layer}.qk_norm.output", torch.cat((queries, keys), dim=1).flatten(1))
         queries, keys = (_rotate(x.transpose(0, 1), rotation) for x in (queries, keys))
         self._cache.write(layer, start, keys, values.transpose(0, 1))

@@ -9,6 +9,7 @@ import torch
 
 from jitmk import jit
 from jitmk.codegen import render
+from jitmk.codegen.prefill import render_prefill
 from jitmk.cuda.device import Device
 from jitmk.engine.arena import load_weights
 from jitmk.engine.backend import DeviceSampling
@@ -16,6 +17,7 @@ from jitmk.engine.kv_cache import KvCache, kv_cache_bytes
 from jitmk.engine.launcher import MegakernelLauncher
 from jitmk.engine.loading import note_if_slow
 from jitmk.engine.prefill import Prefill, prefill_workspace_bytes
+from jitmk.engine.prefill_kernels import DeviceKernels, KernelOps
 from jitmk.engine.step_programs import DeviceProgram, StepPrograms
 from jitmk.errors import BackendError
 from jitmk.model.checkpoint import WeightSource
@@ -72,6 +74,7 @@ class MegakernelBackend:
         programs = StepPrograms(spec, plan, arch, device, policy)
         with note_if_slow(f"compiling the megakernel for {arch.name}, once", progress):
             self.kernel = jit.build(render(programs.variants, spec, arch), arch, settings=settings)
+            for_prefill = jit.build(render_prefill(spec), arch, settings=settings)
         if settings.print_configs:
             print(f"jitmk: kernel {self.kernel.key[:16]}: {self.kernel.info}, policy {policy}", file=sys.stderr)
         largest = programs.largest_arena_words()
@@ -82,7 +85,9 @@ class MegakernelBackend:
         }
         self._arena = load_weights(plan, source, device, also_needed=needed, progress=progress)
         self._cache = KvCache(spec, max_seq_len, device)
-        self._prefill = Prefill(spec, self._arena, self._cache)
+        self._prefill_kernels = DeviceKernels(gpu, spec, for_prefill.cubin)
+        ops = KernelOps(spec, self._arena, self._cache, self._prefill_kernels)
+        self._prefill = Prefill(spec, self._arena, self._cache, ops)
         cos, sin = rope_table(spec.rope, range(max_seq_len), 0)
         self._rope = torch.stack((cos, sin), dim=-1).contiguous().to(device)
         kv = self._cache.tensor
@@ -107,7 +112,7 @@ class MegakernelBackend:
         self._closed = False
 
     def prefill(self, ids: Sequence[int], start: int = 0, *, all_logits: bool = False) -> torch.Tensor:
-        """As `DecodeBackend.prefill`, in plain torch from the packed weights."""
+        """As `DecodeBackend.prefill`, from the packed weights (`engine/prefill_kernels.py`)."""
         self._require_open()
         return self._prefill.run(ids, start, all_logits=all_logits)
 
@@ -183,6 +188,7 @@ class MegakernelBackend:
         self._closed = True
         torch.cuda.synchronize(self.device)
         self._launcher.close()
+        self._prefill_kernels.close()
         del self._launcher, self._prefill, self._arena, self._cache, self._rope, self._logits, self._programs
         torch.cuda.empty_cache()
 

@@ -10,8 +10,7 @@ from typing import Protocol
 
 import torch
 
-from jitmk import jit
-from jitmk.codegen.prefill import PREFILL_KERNELS, render_prefill
+from jitmk.codegen.prefill import PREFILL_KERNELS
 from jitmk.cuda.device import Device
 from jitmk.cuda.launch import Launcher
 from jitmk.cuda.module import Module
@@ -22,7 +21,6 @@ from jitmk.engine.rope_tables import Rotation
 from jitmk.model.spec import ModelSpec, QkNormScope
 from jitmk.program.packing import UNIT_ROWS
 from jitmk.program.weights import Matrix
-from jitmk.settings import Settings
 
 
 class Kernels(Protocol):
@@ -33,16 +31,17 @@ class Kernels(Protocol):
 
 
 class DeviceKernels:
-    """The kernels of a model on a GPU, compiled or taken from the cache. They run on torch's current stream.
+    """The kernels of a model on a GPU. They run on torch's current stream.
 
-    Raises:
-        CodegenError, CompileError: they cannot be built.
+    Args:
+        gpu: the GPU.
+        spec: the model.
+        cubin: `render_prefill(spec)`, compiled for the GPU.
     """
 
-    def __init__(self, gpu: Device, spec: ModelSpec, settings: Settings) -> None:
-        compiled = jit.build(render_prefill(spec), gpu.arch, settings=settings)
+    def __init__(self, gpu: Device, spec: ModelSpec, cubin: bytes) -> None:
         self._device = torch.device("cuda", gpu.index)
-        self._module = Module(gpu, compiled.cubin, gpu.arch.name)
+        self._module = Module(gpu, cubin, gpu.arch.name)
         self._launchers: dict[str, Launcher] = {}
         for name, kernel in PREFILL_KERNELS.items():
             entry, threads = self._module.kernel(name), kernel.threads(spec)

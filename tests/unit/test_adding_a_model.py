@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tests.support.plain_model import PlainModel
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adding-a-model.md"
 FAMILY, CHECKPOINT, USE = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
 
-BF16_NOISE = 0.03
+BF16_NOISE = 0.015
 """Relative error of logits: every vector between two projections is rounded to 8 bits (2^-9 each), some dozen times one
 after the other. A part that is left out or read wrongly is worth ten times as much."""
 
@@ -42,7 +42,7 @@ def test_it_is_short_and_no_cuda() -> None:
 def test_the_page_runs(namespace: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(USE, str(DOCUMENT), "exec"), namespace)
     backend, tokens = capsys.readouterr().out.split(" ", 1)
-    assert backend in ("megakernel", "reference") and len(json.loads(tokens)) == 24
+    assert backend in ("megakernel", "reference") and len(ast.literal_eval(tokens)) == 24
 
 
 def test_the_family_computes_what_its_spec_says(namespace: dict[str, Any], tmp_path: Path) -> None:

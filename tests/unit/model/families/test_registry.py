@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -227,6 +229,12 @@ def test_a_family_can_be_registered_once(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ConfigError, match="already registered"):
         register_family(replace(mine, architectures=()))
     register_family(replace(mine, architectures=("Other",)), replace=True)
+
+
+def test_the_readme_lists_every_family() -> None:
+    readme = (Path(__file__).parents[4] / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| [^|]+ \| `(\w+)` \|", readme, re.MULTILINE)
+    assert tuple(sorted(listed)) == supported_model_types()
 
 
 def test_a_family_must_say_where_every_tensor_is(monkeypatch: pytest.MonkeyPatch) -> None:

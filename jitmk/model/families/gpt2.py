@@ -91,6 +91,8 @@ GPT2 = Family(
     frozenset(
         {
             "n_ctx",  # n_positions once more
+            "n_special",
+            "predict_special_tokens",
             "output_past",
             "reorder_and_upcast_attn",  # the order of roundings
             "summary_activation",

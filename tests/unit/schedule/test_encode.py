@@ -14,6 +14,7 @@ from jitmk.schedule.build import make_schedule
 from jitmk.schedule.encode import decode, encode
 from jitmk.schedule.policies import POLICIES
 from jitmk.schedule.schedule import Schedule
+from tests.support.features import FEATURES, feature_spec
 from tests.support.programs import phase_index, with_phase
 from tests.support.tiny import tiny_spec
 
@@ -21,6 +22,7 @@ SPECS = {
     "plain": tiny_spec(),
     "tied": tiny_spec(tied_embeddings=True, qkv_bias=True, o_bias=True, mlp_bias=True),
 }
+ALL_SPECS = SPECS | {name: feature_spec(name) for name in FEATURES}
 
 
 def scheduled(spec: ModelSpec, policy: str = "round_robin", sms: int = 5, splits: int = 1) -> Schedule:
@@ -56,10 +58,11 @@ def test_every_queue_ends() -> None:
         assert (rest[:, 0] == END_VARIANT).all() and (rest[:, 1:] == 0).all()
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_operands_say_where_things_lie(name: str) -> None:
-    spec = SPECS[name]
-    schedule, plan = scheduled(spec, splits=3), plan_weights(spec)
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", ALL_SPECS)
+def test_operands_say_where_things_lie(name: str, fused: bool) -> None:
+    spec = ALL_SPECS[name]
+    schedule, plan = make_schedule(lower(spec, 3, fused=fused), 5), plan_weights(spec)
     for queue in decode(encode(schedule, plan, schedule.program.variants), schedule.program.variants):
         for instruction in queue:
             phase, operands = schedule.program.phases[instruction.phase], dict(instruction.operands)

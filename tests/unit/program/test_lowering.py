@@ -132,9 +132,9 @@ def test_prologues_and_epilogues_say_what_they_do() -> None:
             "post_norm_bias": post + "_bias",
         }
     granite = lower(feature_spec("multipliers"))
-    o_proj, head = (phase_of(granite, name).variant.config for name in ("layers.0.o_proj", "lm_head"))
-    assert isinstance(o_proj, MatvecConfig) and (o_proj.epilogue, o_proj.scale) == (Epilogue.RESIDUAL, 0.25)
-    assert isinstance(head, MatvecConfig) and (head.epilogue, head.scale) == (Epilogue.LOGITS, 0.5)
+    for name, epilogue, scale in (("layers.0.o_proj", Epilogue.RESIDUAL, 0.25), ("lm_head", Epilogue.LOGITS, 0.5)):
+        config = phase_of(granite, name).variant.config
+        assert isinstance(config, MatvecConfig) and (config.epilogue, config.scale) == (epilogue, scale)
 
 
 def test_a_parallel_block_publishes_no_sum_that_nobody_reads() -> None:

@@ -225,11 +225,12 @@ def test_an_append_that_nobody_waits_for() -> None:
         verify_program(replace(spoiled, variants=(*program.variants, careless)))
 
 
-def test_norms_of_heads_that_overlap() -> None:
+def test_norms_of_the_wrong_heads() -> None:
     program = unfused()
     index = phase_index(program, "layers.0.k_norm")
     early = replace(program.phases[index], numbers={"first": 192})
-    with pytest.raises(ScheduleError, match=r"value 192 of buffer 'layers\.0\.qk_norm\.output' is written twice"):
+    message = r"'layers\.0\.rope' \(\d+\), unit 5 reads values 320 to 383 of buffer 'layers\.0\.qk_norm\.output', but"
+    with pytest.raises(ScheduleError, match=message):
         verify_program(with_phase(program, index, early))
 
 

@@ -9,6 +9,7 @@ import torch
 from jitmk.arch import GpuArch
 from jitmk.codegen.abi import Wait, WarpRecord
 from jitmk.model.spec import ModelSpec
+from jitmk.program.fusion import Fusion
 from jitmk.program.isa import Instruction
 from jitmk.program.lowering import lower
 from jitmk.program.program import Program, Variant
@@ -19,11 +20,15 @@ from jitmk.schedule.encode import decode, encode
 from jitmk.schedule.verify import verify
 
 
-def kernel_variants(spec: ModelSpec) -> tuple[Variant, ...]:
-    """The code that a model's kernel holds: what its programs need, whatever the number of splits."""
+def kernel_variants(spec: ModelSpec, fused: bool | Fusion = True) -> tuple[Variant, ...]:
+    """The code that a model's kernel holds: what its programs need, whatever the number of splits.
+
+    Args:
+        fused: as for `lower`.
+    """
     variants: list[Variant] = []
     for splits in (1, 2):
-        variants += [variant for variant in lower(spec, splits).variants if variant not in variants]
+        variants += [variant for variant in lower(spec, splits, fused=fused).variants if variant not in variants]
     return tuple(variants)
 
 
@@ -78,18 +83,25 @@ def prepare(
 
 
 class StepPrograms:
-    """Prepares programs when a context first calls for them, and keeps them."""
+    """Prepares programs when a context first calls for them, and keeps them; `fused` is as for `lower`."""
 
     def __init__(
-        self, spec: ModelSpec, plan: WeightPlan, arch: GpuArch, device: torch.device, policy: str = DEFAULT_POLICY
+        self,
+        spec: ModelSpec,
+        plan: WeightPlan,
+        arch: GpuArch,
+        device: torch.device,
+        policy: str = DEFAULT_POLICY,
+        fused: bool | Fusion = True,
     ) -> None:
         self._spec = spec
         self._plan = plan
         self._arch = arch
         self._device = device
         self._policy = policy
+        self._fused = fused
         self._by_splits: dict[int, DeviceProgram] = {}
-        self.variants = kernel_variants(spec)
+        self.variants = kernel_variants(spec, fused)
 
     def splits(self, context: int) -> int:
         """Into how many parts attention splits a context of that many positions."""
@@ -97,12 +109,13 @@ class StepPrograms:
 
     def largest_arena_words(self) -> int:
         """Words of the program that needs most of them: the one with the most splits."""
-        return lower(self._spec, max(split_ladder(self._spec, self._arch.sm_count))).arena_words
+        splits = max(split_ladder(self._spec, self._arch.sm_count))
+        return lower(self._spec, splits, fused=self._fused).arena_words
 
     def for_splits(self, splits: int) -> DeviceProgram:
         """The program with that many splits."""
         if splits not in self._by_splits:
-            program = lower(self._spec, splits)
+            program = lower(self._spec, splits, fused=self._fused)
             self._by_splits[splits] = prepare(
                 program, self._plan, self.variants, self._arch, self._device, policy=self._policy
             )

@@ -162,26 +162,26 @@ def _embed(call: _Call, config: EmbedConfig) -> Outputs:
 
 
 def _matvec(call: _Call, config: MatvecConfig) -> Outputs:
-    phase = call.phase
-    vectors = MatvecVectors(**{name: call.vector(name) for name in _MATVEC_VECTORS})
     return matvec(
         config,
         call.units,
         call.inputs["input"],
-        call.env.weights.matrix(phase.matrices["weights"]),
-        vectors,
+        call.env.weights.matrix(call.phase.matrices["weights"]),
+        matvec_vectors(call.phase, call.env.weights),
         residual=call.inputs.get("residual_in"),
         sums=call.env.sums,
     )
 
 
-_MATVEC_VECTORS = ("norm", "norm_bias", "post_norm", "post_norm_bias", "bias")
+def matvec_vectors(phase: Phase, weights: StepWeights) -> MatvecVectors:
+    """The constant vectors of a matvec phase."""
+    return MatvecVectors(**{operand: weights.vector(name) for operand, name in phase.vectors.items()})
 
 
-def _new_tokens(call: _Call, config: AttentionConfig) -> list[NewToken]:
-    """What an attention phase knows of each sequence's new token."""
-    step, layer = call.step, call.phase.layer
-    assert layer is not None
+def new_tokens(phase: Phase, inputs: Inputs, step: StepInput, env: Environment) -> list[NewToken]:
+    """What an attention phase knows of each sequence's new token; arguments as for `execute`."""
+    call, config, layer = _Call(phase, range(0), inputs, step, env), phase.variant.config, phase.layer
+    assert isinstance(config, AttentionConfig) and layer is not None
     reads: list[ReadKv] = [partial(call.env.read_kv, layer, token) for token in range(len(step.tokens))]
     cos, sin = call.angles(config.rotary_dim)
     heads, values = (call.inputs[name].view(len(step.tokens), -1, config.head_dim) for name in ("input", "value_input"))
@@ -197,7 +197,7 @@ def appended(phase: Phase, units: range, inputs: Inputs, step: StepInput, env: E
 
     Of the units of attention that hold a head's new token, the one of the first head group appends.
     """
-    config, call = phase.variant.config, _Call(phase, units, inputs, step, env)
+    config = phase.variant.config
     if isinstance(config, KvAppendConfig):
         return kv_append(config, units, inputs["input"], inputs["value_input"])
     if not isinstance(config, AttentionConfig) or not config.append:
@@ -206,13 +206,14 @@ def appended(phase: Phase, units: range, inputs: Inputs, step: StepInput, env: E
     kv_heads = [config.group_kv_head(group) for group in groups if group % config.groups_per_kv_head == 0]
     return [
         (token, kv_head, *new_key_value(config, kv_head, new, env.sums))
-        for token, new in enumerate(_new_tokens(call, config))
+        for token, new in enumerate(new_tokens(phase, inputs, step, env))
         for kv_head in kv_heads
     ]
 
 
 def _attention(call: _Call, config: AttentionConfig) -> Outputs:
-    tokens, window = _new_tokens(call, config), call.phase.numbers["window"]
+    tokens = new_tokens(call.phase, call.inputs, call.step, call.env)
+    window = call.phase.numbers["window"]
     return attention(config, call.units, call.phase.splits, tokens, window=window, sums=call.env.sums)
 
 

@@ -61,21 +61,28 @@ def matvec(
     """
     rows = unit_values(units, config.rows)
     selected = weights if len(units) == config.layout.units and units.step == 1 else weights[rows]
-    if config.post is not None:
-        assert residual is not None and vectors.post_norm is not None, "a post-norm needs the residual and a weight"
-        eps, bias = config.norm_eps, vectors.post_norm_bias
-        x = (residual + config.post_scale * normalise(config.post, x, vectors.post_norm, bias, eps, sums)).float()
-    operand, scale = _prologue(config, x, vectors, sums)
+    operand, scale = prologue(config, x, vectors, residual, sums)
     y = F.linear(operand.to(sums), selected.to(sums)) * scale
     if vectors.bias is not None:
         y = y + vectors.bias[rows]
     return _epilogue(config, y, residual)
 
 
-def _prologue(
-    config: MatvecConfig, x: torch.Tensor, vectors: MatvecVectors, sums: torch.dtype
+def prologue(
+    config: MatvecConfig,
+    x: torch.Tensor,
+    vectors: MatvecVectors,
+    residual: torch.Tensor | None = None,
+    sums: torch.dtype = torch.float32,
 ) -> tuple[torch.Tensor, torch.Tensor | float]:
-    """What is multiplied with the matrix, bf16 values, and what the products are multiplied with."""
+    """What is multiplied with the matrix, [tokens, columns], bf16 values, and what the products are multiplied with.
+
+    Arguments are those of `matvec`.
+    """
+    if config.post is not None:
+        assert residual is not None and vectors.post_norm is not None, "a post-norm needs the residual and a weight"
+        eps, bias = config.norm_eps, vectors.post_norm_bias
+        x = (residual + config.post_scale * normalise(config.post, x, vectors.post_norm, bias, eps, sums)).float()
     if config.prologue is Prologue.NONE:
         return to_bf16(x), 1.0
     assert vectors.norm is not None, "the prologue needs the norm's weight"

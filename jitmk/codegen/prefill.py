@@ -153,9 +153,6 @@ def render_prefill(spec: ModelSpec) -> str:
             f"prefill reads 16 bytes at a time, but hidden_size {spec.hidden_size} and intermediate_size "
             f"{spec.intermediate_size} must be multiples of 8, and head_dim {spec.head_dim} one of 16"
         )
-    for rope in spec.ropes:
-        if rope.rotary_dim % 4:
-            raise CodegenError(f"prefill rotates two pairs at a time, but {rope.rotary_dim} dims of a head are rotated")
     per_head = spec.qk_norm if spec.qk_norm and spec.qk_norm.scope is not QkNormScope.PROJECTION else None
     rendered = (
         environment()

@@ -134,6 +134,8 @@ class KernelOps(TorchOps):
         self, layer: int, qkv: torch.Tensor, rotation: Rotation | None, start: int, observe: Observer = ignore
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As `PrefillOps.finish_heads`, in place."""
+        if rotation is not None and rotation[0].shape[1] % 2:
+            return super().finish_heads(layer, qkv, rotation, start, observe)  # the kernel turns two pairs at a time
         spec, prefix = self._spec, f"layers.{layer}."
         heads = qkv.view(len(qkv), -1, spec.head_dim)
         queries, keys, values = torch.split(heads, [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], dim=1)

@@ -29,7 +29,13 @@ STRETCHES = ((0, 40), (0, 16), (0, 1), (3, 2), (13, 20), (40, 24))
 """Where tokens begin, and how many they are: whole tiles of the cache, and parts of one, two and three of them."""
 
 SPECS = {
-    "tied": tiny_spec(tied_embeddings=True, hidden_size=320, intermediate_size=1056),
+    "tied": tiny_spec(
+        tied_embeddings=True,
+        hidden_size=320,
+        intermediate_size=1056,
+        ropes=(tiny_rope(RopeKind.LLAMA3, 64), tiny_rope(RopeKind.DEFAULT, 50)),
+        layers=(LayerSpec(rope=0), LayerSpec(rope=1)),
+    ),
     "layer-norms-80": tiny_spec(
         norm=NormSpec(NormKind.LAYER, 1e-5, bias=True),
         ropes=(),

@@ -1,4 +1,4 @@
-"""The config of a variant as constants of its device code: a C++ struct has every field of the dataclass, in capitals."""
+"""The config of a variant as constants of its device code: a C++ struct has every field of it, in capitals."""
 
 from __future__ import annotations
 

@@ -110,9 +110,10 @@ struct NewTokenOperands {
 // Fetches the new token's heads, one head a warp: normed and rotated queries to shared memory, key and value there and to
 // the cache.
 template <class A, class G>
-__device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const AttentionUnit<A>& unit, const NewTokenOperands<A>& operands, int layer) {
+__device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const AttentionUnit<A>& unit, NewTokenOperands<A> operands, int layer) {
   using Quads = HeadQuads<A::D, A::ROTARY_DIM>;
   constexpr int D = A::D, PER_LANE = Quads::PER_LANE;
+  if constexpr (A::QK_NORM != NormKind::NONE || A::WINDOW || A::SOFT_CAP != 0) consumer.context.lane = ptx::opaque(consumer.context.lane);
   const Context<G>& context = consumer.context;
   const Params& p = context.params;
   auto& shared = context.shared.attention;
@@ -257,12 +258,11 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
   const int layer = in[isa::attention::LAYER], splits = in[isa::attention::SPLITS];
   const int window = A::WINDOW ? in[isa::attention::WINDOW] : 0;
-  const NewTokenOperands<A> operands(context, in);
   u64* output = context.params.words + in[isa::attention::OUTPUT];
   for (int i = 0; i < count; i++) {
     const AttentionUnit<A> unit(begin + i * stride, splits, context.position(), window);
     consumer.mark(Mark::BEGIN);
-    attention_prologue(consumer, unit, operands, layer);
+    attention_prologue(consumer, unit, NewTokenOperands<A>(context, in), layer);
     consumer.mark(Mark::INPUT);
     consumer.meet();
     consumer.mark(Mark::MET);

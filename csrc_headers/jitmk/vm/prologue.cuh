@@ -71,6 +71,7 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
   using Quads = SliceQuads<M>;
   constexpr int PER_LANE = Quads::PER_LANE, VECTORS = POST + M::POST_BIAS + (LAYER || RMS) + M::NORM_BIAS;
   constexpr bool EARLY = PER_LANE * VECTORS <= 16;  // 64 registers
+  consumer.context.lane = ptx::opaque(consumer.context.lane);
   const Context<G>& context = consumer.context;
   const float* constants = context.params.constants;
   const Quads quads{context.warp, context.lane};

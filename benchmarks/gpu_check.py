@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu_check --out results [--only tests,memcheck] [--tokens 512]
 
-Runs the GPU tests, compute-sanitizer's memcheck and racecheck on a small model, the numerics of full-size shapes, and
+Runs the GPU tests, every family against transformers, compute-sanitizer's memcheck and racecheck on a small model, the numerics of full-size shapes, and
 the decode benchmark. Logs and JSON go to the output folder; exits with 1 where anything failed or could not run.
 """
 
@@ -47,6 +47,7 @@ def checks(out: Path, tokens: int) -> tuple[Check, ...]:
     python = sys.executable
     return (
         Check("tests", (python, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu"), 420),
+        Check("models", (python, "-m", "pytest", "-q", "-m", "gpu", "tests/models"), 420),
         Check("memcheck", (*_SANITIZER, "memcheck", python, *_TARGET), 300),
         Check("racecheck", (*_SANITIZER, "racecheck", python, *_TARGET, "--race-check"), 420),
         Check(

@@ -63,21 +63,27 @@ def attend(
 
 
 def _causal(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
-    """Attention of [heads, n, d] where query i of n sees all keys but the last n - 1 - i: one fused call on a GPU."""
+    """Attention of [heads, n, d]: of all positions, or of one that sees all keys; on a GPU, of the last n."""
+    if queries.device.type == "cuda":
+        return _causal_on_gpu(queries, keys, values, scale)
+    grouped, keys, values = _grouped(queries, keys, values)
+    causal = queries.shape[1] > 1
+    return F.scaled_dot_product_attention(grouped, keys, values, is_causal=causal, scale=scale).flatten(0, 1)
+
+
+def _causal_on_gpu(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
+    """Attention of [heads, n, d] where query i of n sees all keys but the last n - 1 - i, in one fused kernel.
+
+    Heads are a dimension of their own, as the fused kernels want them that know that groups of heads share keys.
+    """
     heads, count, _ = queries.shape
     total = keys.shape[1]
-    if queries.device.type != "cuda":
-        grouped, shared_keys, shared_values = _grouped(queries, keys, values)
-        out = F.scaled_dot_product_attention(grouped, shared_keys, shared_values, is_causal=count > 1, scale=scale)
-        return out.flatten(0, 1)
-    # The fused kernels know that heads share keys; only `count == 1` sees everything without being causal.
-    mask = causal_lower_right(count, total) if 1 < count < total else None
     return F.scaled_dot_product_attention(
         queries[None],
         keys[None],
         values[None],
-        attn_mask=mask,
-        is_causal=count == total and count > 1,
+        attn_mask=causal_lower_right(count, total) if 1 < count < total else None,
+        is_causal=1 < count == total,
         scale=scale,
         enable_gqa=heads != keys.shape[0],
     )[0]

@@ -2,8 +2,9 @@
 
     python -m benchmarks.gpu_check --out results [--only tests,memcheck] [--tokens 512]
 
-Runs the GPU tests, every family against transformers, compute-sanitizer's memcheck and racecheck on a small model, the numerics of full-size shapes, and
-the decode benchmark. Logs and JSON go to the output folder; exits with 1 where anything failed or could not run.
+Runs the GPU tests, every family against transformers, compute-sanitizer's memcheck and racecheck on a small model, the
+numerics of full-size shapes, and the decode benchmark. Logs and JSON go to the output folder; exits with 1 where
+anything failed or could not run.
 """
 
 from __future__ import annotations

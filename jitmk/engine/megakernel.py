@@ -21,9 +21,9 @@ from jitmk.engine.prefill_kernels import DeviceKernels, KernelOps
 from jitmk.engine.step_programs import DeviceProgram, StepPrograms
 from jitmk.errors import BackendError
 from jitmk.model.checkpoint import WeightSource
-from jitmk.model.rope import rope_table
 from jitmk.model.spec import ModelSpec
 from jitmk.program.program import Buffer, BufferKind
+from jitmk.program.rope_layout import rope_rows
 from jitmk.program.weights import WeightPlan
 from jitmk.schedule.cost import load_window
 from jitmk.settings import Settings
@@ -88,8 +88,7 @@ class MegakernelBackend:
         self._prefill_kernels = DeviceKernels(gpu, spec, for_prefill.cubin)
         ops = KernelOps(spec, self._arena, self._cache, self._prefill_kernels)
         self._prefill = Prefill(spec, self._arena, self._cache, ops)
-        cos, sin = rope_table(spec.rope, range(max_seq_len), 0)
-        self._rope = torch.stack((cos, sin), dim=-1).contiguous().to(device)
+        self._rope = torch.stack(rope_rows(spec, range(max_seq_len)), dim=-1).to(device)
         kv = self._cache.tensor
         self._launcher = MegakernelLauncher(
             gpu,

@@ -129,17 +129,7 @@ class MegakernelLauncher:
         epoch, params = self._next_epoch, self.params
         self._next_epoch += steps
         self._program = program
-        params.instructions = program.queues.data_ptr()
-        params.queue_length = program.queues.shape[1]
-        params.first_token, params.position, params.steps, params.epoch = token, position, steps, epoch
-        params.logits = 0 if logits is None else logits.data_ptr()
-        params.forced_tokens = 0 if forced is None else forced.data_ptr()
-        params.greedy = int(sampling.temperature == 0)
-        params.inverse_temperature = 1.0 if params.greedy else 1.0 / sampling.temperature
-        stops = sampling.stop_tokens[:MAX_STOP_TOKENS]
-        params.stop_tokens = len(stops)
-        params.stop_token[: len(stops)] = stops
-        params.seed_low, params.seed_high = sampling.seed & 0xFFFFFFFF, sampling.seed >> 32
+        describe_step(params, program, token, position, steps, epoch, sampling, logits, forced)
         self._launcher.launch(torch.cuda.current_stream(self._device).cuda_stream)
         return epoch
 
@@ -214,6 +204,31 @@ class MegakernelLauncher:
         self._tokens[:] = [0] * HOST_TOKENS
         torch.cuda.synchronize(self._device)
         self._next_epoch = 1
+
+
+def describe_step(
+    params: KernelParams,
+    program: DeviceProgram,
+    token: int,
+    position: int,
+    steps: int,
+    epoch: int,
+    sampling: DeviceSampling,
+    logits: torch.Tensor | None,
+    forced: torch.Tensor | None,
+) -> None:
+    """Fills in what differs from launch to launch; arguments are those of `MegakernelLauncher.launch`."""
+    params.instructions = program.queues.data_ptr()
+    params.queue_length = program.queues.shape[1]
+    params.first_token, params.position, params.steps, params.epoch = token, position, steps, epoch
+    params.logits = 0 if logits is None else logits.data_ptr()
+    params.forced_tokens = 0 if forced is None else forced.data_ptr()
+    params.greedy = int(sampling.temperature == 0)
+    params.inverse_temperature = 1.0 if params.greedy else 1.0 / sampling.temperature
+    stops = sampling.stop_tokens[:MAX_STOP_TOKENS]
+    params.stop_tokens = len(stops)
+    params.stop_token[: len(stops)] = stops
+    params.seed_low, params.seed_high = sampling.seed & 0xFFFFFFFF, sampling.seed >> 32
 
 
 def _role(warp: int) -> str:

@@ -96,9 +96,6 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
   return other;
 }
 
-inline float __expf(float x) { return std::exp(x); }
-inline float __fdividef(float x, float y) { return x / y; }
-
 // To nearest even, as cvt.rn does.
 inline unsigned bf16_bits(float x) {
   const unsigned bits = __float_as_uint(x);

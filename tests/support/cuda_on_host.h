@@ -53,11 +53,13 @@ inline unsigned __float_as_uint(float x) { return bits_as<unsigned>(x); }
 inline float __int_as_float(int x) { return bits_as<float>(x); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(static_cast<unsigned long long>(a) * b >> 32); }
 
+inline float __expf(float x) { return std::exp(x); }
+inline float __fdividef(float x, float y) { return x / y; }
+
 extern dim3 blockIdx, threadIdx, gridDim;
 unsigned long __cvta_generic_to_shared(const void*);
 void __syncwarp();
 void __syncthreads();
-float __expf(float);
 template <class T>
 T __shfl_sync(unsigned, T, int);
 template <class T>

@@ -362,6 +362,3 @@ T atomicMax(T* at, Same<T> value) {
   if (value > before) *at = value;
   return before;
 }
-
-inline float __expf(float x) { return std::exp(x); }
-inline float __fdividef(float x, float y) { return x / y; }

@@ -1,7 +1,8 @@
 """Runs megakernels on the host: what is rendered for a GPU, compiled by the host's C++ compiler, with all its threads.
 
-Only the folder `ptx` of the device library, one instruction a function, is replaced (`ptx_on_host`); `machine_on_host.h`
-says how threads take turns. A launch that cannot come to its end, or in which lanes of a warp come apart, is an error.
+Only the folder `ptx` of the device library, one instruction a function, is replaced (by `ptx_on_host`), and
+`machine_on_host.h` says how threads take turns. A launch that cannot come to its end, or in which lanes of a warp come
+apart, is an error.
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ _ENTRY = """
 alignas(128) unsigned char shared_memory[1];
 
 extern "C" int run_megakernel(const jitmk::isa::Params* params, int ctas, unsigned seed) {
-  using jitmk::Geometry;
+  using jitmk::Geometry, jitmk::Ops;
   std::vector<unsigned char*> shared;
   for (int i = 0; i < ctas; i++) {
     shared.push_back(static_cast<unsigned char*>(std::aligned_alloc(128, (Geometry::shared_bytes + 127) / 128 * 128)));
     std::memset(shared.back(), 0xff, Geometry::shared_bytes);
   }
-  const bool done = machine::run(ctas, jitmk::vm::THREADS, seed, [&] { jitmk::vm::run<Geometry, jitmk::Ops>(*params, shared[blockIdx.x]); });
+  const auto body = [&] { jitmk::vm::run<Geometry, Ops>(*params, shared[blockIdx.x]); };
+  const bool done = machine::run(ctas, jitmk::vm::THREADS, seed, body);
   for (unsigned char* block : shared) std::free(block);
   return done ? 0 : 1;
 }

@@ -14,9 +14,9 @@ from jitmk.program.lowering import lower
 from jitmk.program.packing import MatrixLayout, pack
 from jitmk.program.weights import plan_weights
 from tests.gpu.conftest import OpRunners
-from tests.gpu.op_kernels import SAMPLE_SPEC
-from tests.gpu.op_runner import Data, OpRunner, Outcome, Step
 from tests.support.closeness import TOLERANCES, assert_close
+from tests.support.op_kernels import SAMPLE_SPEC
+from tests.support.op_runner import Data, OpRunner, Outcome, Step
 from tests.support.phases import isolate
 from tests.support.words import poison_words, write_candidates
 

@@ -187,7 +187,7 @@ def test_quads_of_a_head_hold_what_rotates_together(head_dim: int, rotary_dim: i
 def test_moments_of_parts_are_those_of_the_whole(tmp_path: Path) -> None:
     """A mean that is large beside the deviation costs nothing; a warp without values counts for nothing."""
     x = torch.randn(300, generator=torch.Generator().manual_seed(1)) + 1000
-    parts = [*x.split(50), torch.empty(0), torch.empty(0)]
+    parts = [*torch.split(x, 50), torch.empty(0), torch.empty(0)]
     moments = [(len(p), p.mean().item() if len(p) else 0.0, ((p - p.mean()) ** 2).sum().item()) for p in parts]
     text = ", ".join("{" + ", ".join(float_literal(value) for value in part) + "}" for part in moments)
     main = f"""

@@ -3,8 +3,9 @@
     python -m benchmarks.gpu_check --out results [--only tests,memcheck] [--tokens 512]
 
 Runs the GPU tests, every family against transformers, compute-sanitizer's memcheck and racecheck on a small model, the
-numerics of full-size shapes, and the decode benchmark. Logs and JSON go to the output folder; exits with 1 where
-anything failed or could not run.
+numerics of full-size shapes, and the benchmarks: decode (without its baselines; changes since the committed results are
+printed), and sampling, prefill and startup, which fail where a target is missed. Logs and JSON go to the output folder;
+exits with 1 where anything failed or could not run.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.arguments import count, names
+
 CONTEXTS = "1,127,128,129,4096,8192"
-SHAPES = "llama-3.2-1b,llama-3.2-3b,llama-3.1-8b"
 _SANITIZER = ("compute-sanitizer", "--error-exitcode", "3", "--tool")
 _TARGET = ("-m", "tests.gpu.sanitizer_target")
 
@@ -54,16 +56,19 @@ def checks(out: Path, tokens: int) -> tuple[Check, ...]:
         Check(
             "numerics",
             (python, "-m", "benchmarks.numerics", "--contexts", CONTEXTS, "--json", str(out / "numerics.json")),
-            420,
+            540,
         ),
         Check(
             "decode",
             (
-                *(python, "-m", "benchmarks.decode", "--models", SHAPES, "--contexts", "128,4096,8192"),
+                *(python, "-m", "benchmarks.decode", "--baselines", "none", "--compare"),
                 *("--tokens", str(tokens), "--json", str(out / "decode.json")),
             ),
-            420,
+            480,
         ),
+        Check("sampling", (python, "-m", "benchmarks.sampling", "--json", str(out / "sampling.json")), 240),
+        Check("prefill", (python, "-m", "benchmarks.prefill", "--json", str(out / "prefill.json")), 240),
+        Check("startup", (python, "-m", "benchmarks.startup", "--json", str(out / "startup.json")), 480),
     )
 
 
@@ -71,15 +76,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the checks; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for logs and results")
-    parser.add_argument("--only", type=lambda text: text.split(","), help="names of checks, comma-separated")
-    parser.add_argument("--tokens", type=int, default=512, help="tokens a run of the decode benchmark (default 512)")
+    known = [check.name for check in checks(Path(), 2)]
+    parser.add_argument(
+        "--only", type=names(known), default=known, metavar="A,B", help=f"of {', '.join(known)} (default: all)"
+    )
+    parser.add_argument(
+        "--tokens", type=count(2), default=512, metavar="N", help="tokens a run of the decode benchmark (default: 512)"
+    )
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
-    known = checks(args.out, args.tokens)
-    unknown = set(args.only or ()) - {check.name for check in known}
-    if unknown:
-        parser.error(f"no such checks: {', '.join(sorted(unknown))}; there are {', '.join(c.name for c in known)}")
-    outcomes = [run(check, args.out) for check in known if not args.only or check.name in args.only]
+    outcomes = [run(check, args.out) for check in checks(args.out, args.tokens) if check.name in args.only]
     (args.out / "checks.json").write_text(json.dumps([asdict(o) for o in outcomes], indent=1) + "\n", encoding="utf-8")
     for outcome in outcomes:
         print(f"{outcome.name:10} {outcome.seconds:6.1f} s  {outcome.result}")

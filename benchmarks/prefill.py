@@ -1,136 +1,180 @@
-"""Milliseconds from a prompt to the logits behind it: jitmk beside transformers with SDPA, on one GPU.
+"""Milliseconds from a prompt to its first logits, beside transformers (SDPA, bf16) on the same GPU.
 
-    python -m benchmarks.prefill --models llama-3.2-1b --lengths 128,512,2048,8192 --json prefill.json
+    python -m benchmarks.prefill --models llama-3.2-1b --contexts 128,512,2048,8192 --json prefill.json
 
-Both run the same random weights' shapes in bf16, fill a cache, and compute the last token's logits only; host side
-included, median of some runs after two that warm up.
+Both fill a KV cache and end with the last token's logits in fp32 on the GPU; both are loaded at once and take turns.
+jitmk's logits and tokens are compared with fp32 first. Exits with 1 where that does not hold, or where jitmk takes
+longer than it may.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.arguments import add_json, count, counts, names
 from benchmarks.environment import describe
+from benchmarks.measure import CHECK_TOKENS, Live, announce, open_gpu, usable_contexts
+from benchmarks.records import DTYPE, JITMK, default_path, format_table, write_json
 from benchmarks.shapes import CONFIGS
-from jitmk.cuda.device import Device
-from jitmk.engine.megakernel import MegakernelBackend
-from jitmk.model.checkpoint import RandomCheckpoint
-from jitmk.model.families import spec_from_config
-from jitmk.program.weights import plan_weights
-from jitmk.settings import get_settings
+from benchmarks.truth import random_prompt, require_transformers, transformers_model
+from jitmk.errors import JitmkError
 
-_WARM_UPS = 2
+TRANSFORMERS = "transformers SDPA"
+
+TARGETS = {512: 1.0, 8192: 1.1}
+"""How many times transformers' time jitmk may take, by the tokens of the prompt; other lengths are only measured."""
+
+_WARM_UPS = 3
 
 
 @dataclass(frozen=True)
-class Record:
-    """One prompt length: medians in milliseconds."""
+class PrefillRecord:
+    """One system on one prompt.
+
+    Attributes:
+        baseline: the system, "jitmk" or "transformers SDPA".
+        prefill_ms: median over the runs, milliseconds; all_prefill_ms: each run.
+        ratio: to transformers; target: what it may be, where that is said.
+    """
 
     model: str
-    tokens: int
-    jitmk_ms: float
-    transformers_ms: float
+    context: int
+    batch: int
+    dtype: str
+    baseline: str
+    prefill_ms: float
+    ratio: float
+    target: float | None
+    all_prefill_ms: list[float]
 
     @property
-    def ratio(self) -> float:
-        """Below 1: jitmk is faster."""
-        return self.jitmk_ms / self.transformers_ms
+    def met(self) -> bool:
+        """Whether it takes no longer than it may."""
+        return self.target is None or self.ratio <= self.target
+
+
+def measure(
+    name: str,
+    prompt: Sequence[int],
+    systems: Mapping[str, Callable[[Sequence[int]], torch.Tensor]],
+    repeats: int,
+    device: torch.device,
+) -> list[PrefillRecord]:
+    """Runs a prompt through each system in turn, until its logits are there.
+
+    Args:
+        name: the model's, for the records.
+        systems: from a prompt to its last logits on `device`; `TRANSFORMERS` is what the others are compared with.
+    """
+    times: dict[str, list[float]] = {system: [] for system in systems}
+    for run in range(_WARM_UPS + repeats):
+        for system, prefill in systems.items():
+            _synchronize(device)
+            begin = time.perf_counter()
+            prefill(prompt)
+            _synchronize(device)
+            if run >= _WARM_UPS:
+                times[system].append((time.perf_counter() - begin) * 1e3)
+    reference = statistics.median(times[TRANSFORMERS])
+    records = []
+    for system in systems:
+        ms = statistics.median(times[system])
+        target = TARGETS.get(len(prompt)) if system == JITMK else None
+        records.append(PrefillRecord(name, len(prompt), 1, DTYPE, system, ms, ms / reference, target, times[system]))
+    return records
+
+
+def transformers_prefill(config: Mapping[str, Any], device: torch.device) -> Callable[[Sequence[int]], torch.Tensor]:
+    """From a prompt to its last logits, through a model with random weights in bf16."""
+    model = transformers_model(config, torch.bfloat16, device)
+
+    @torch.inference_mode()
+    def prefill(prompt: Sequence[int]) -> torch.Tensor:
+        ids = torch.tensor([list(prompt)], device=device)
+        logits: torch.Tensor = model(ids, use_cache=True, logits_to_keep=1).logits[0, -1].float()
+        return logits
+
+    return prefill
+
+
+def print_records(records: Sequence[PrefillRecord]) -> None:
+    """The records as a table on stdout."""
+    rows = [["model", "tokens", "system", "ms", f"to {TRANSFORMERS}", "target", ""]]
+    for record in records:
+        rows.append(
+            [
+                record.model,
+                str(record.context),
+                record.baseline,
+                f"{record.prefill_ms:.2f}",
+                f"{record.ratio:.3f}",
+                "-" if record.target is None else f"{record.target:.2f}",
+                "" if record.met else "MISSED",
+            ]
+        )
+    print(format_table(rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures and prints; returns the exit status."""
+    """Runs the benchmark; returns the exit status."""
+    args = _parse(arguments)
+    records: list[PrefillRecord] = []
+    checks = []
+    try:
+        require_transformers()
+        gpu = open_gpu()
+        device = torch.device("cuda", gpu.index)
+        environment = describe(gpu)
+        print(announce(gpu, environment), file=sys.stderr)
+        for name in args.models:
+            contexts = usable_contexts(name, args.contexts, CHECK_TOKENS)
+            with Live.open(gpu, name, max(contexts) + CHECK_TOKENS) as live:
+                checks += live.check(contexts)
+                systems = {JITMK: live.backend.prefill, TRANSFORMERS: transformers_prefill(CONFIGS[name], device)}
+                for context in contexts:
+                    prompt = random_prompt(live.model.spec.vocab_size, context)
+                    records += measure(name, prompt, systems, args.repeats, device)
+    except JitmkError as error:
+        print(f"benchmarks.prefill: error: {error}", file=sys.stderr)
+        return 1
+    content = {
+        "environment": environment,
+        "records": [asdict(record) | {"met": record.met} for record in records],
+        "checks": [check.content() for check in checks],
+    }
+    write_json(args.json or default_path("prefill", gpu.name), content)
+    print_records(records)
+    return 0 if all(record.met for record in records) else 1
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prefill", description=__doc__.splitlines()[0])
-    parser.add_argument("--models", type=lambda text: text.split(","), default=["llama-3.2-1b"])
     parser.add_argument(
-        "--lengths", type=lambda text: [int(n) for n in text.split(",")], default=[128, 512, 2048, 8192]
+        "--models", type=names(CONFIGS), default=["llama-3.2-1b"], metavar="A,B", help="(default: llama-3.2-1b)"
     )
-    parser.add_argument("--repeats", type=int, default=7, help="timed runs of each (default 7)")
-    parser.add_argument("--json", type=Path, help="where to write the records")
-    args = parser.parse_args(arguments)
-    gpu = Device.open()
-    records = []
-    for name in args.models:
-        lengths = [n for n in args.lengths if n < spec_from_config(CONFIGS[name]).spec.max_positions]
-        ours = measure_jitmk(gpu, name, lengths, args.repeats)
-        theirs = measure_transformers(name, lengths, args.repeats)
-        torch.cuda.empty_cache()
-        for tokens, jitmk_ms, transformers_ms in zip(lengths, ours, theirs, strict=True):
-            record = Record(name, tokens, jitmk_ms, transformers_ms)
-            records.append(record)
-            print(
-                f"{name} {tokens:6} tokens: {jitmk_ms:8.2f} ms, transformers {transformers_ms:8.2f} ms: "
-                f"{record.ratio:.2f}",
-                flush=True,
-            )
-    if args.json is not None:
-        content = {"environment": describe(gpu), "records": [asdict(r) | {"ratio": r.ratio} for r in records]}
-        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return 0
-
-
-def measure_jitmk(gpu: Device, name: str, lengths: Sequence[int], repeats: int) -> list[float]:
-    """Milliseconds of `MegakernelBackend.prefill` for each length."""
-    spec = spec_from_config(CONFIGS[name]).spec
-    source = RandomCheckpoint(spec, seed=1, device="cuda")
-    backend = MegakernelBackend(
-        spec,
-        plan_weights(spec),
-        source,
-        gpu,
-        max_seq_len=max(lengths) + 1,
-        settings=get_settings(),
-        progress=False,
+    parser.add_argument(
+        "--contexts",
+        type=counts,
+        default=[128, 512, 2048, 8192],
+        metavar="N,M",
+        help="tokens of the prompts (default: 128,512,2048,8192)",
     )
-    times = [_median_ms(partial(backend.prefill, _prompt(spec.vocab_size, n)), repeats) for n in lengths]
-    backend.close()
-    return times
-
-
-def measure_transformers(name: str, lengths: Sequence[int], repeats: int) -> list[float]:
-    """Milliseconds of a forward pass that fills a new cache, for each length."""
-    import transformers
-
-    classes: Any = transformers  # without types
-    config = classes.AutoConfig.for_model(**CONFIGS[name])
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
-        model = classes.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-    torch.set_default_dtype(torch.float32)
-    model.train(False)
-
-    @torch.inference_mode()
-    def forward(tokens: int) -> None:
-        ids = torch.tensor([_prompt(config.vocab_size, tokens)], device="cuda")
-        model(ids, use_cache=True, logits_to_keep=1)
-
-    return [_median_ms(partial(forward, n), repeats) for n in lengths]
-
-
-def _prompt(vocab_size: int, tokens: int) -> list[int]:
-    """Token ids without meaning."""
-    return [(7919 * i + 3) % vocab_size for i in range(tokens)]
-
-
-def _median_ms(run: Callable[[], object], repeats: int) -> float:
-    times = []
-    for _ in range(_WARM_UPS + repeats):
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        run()
-        torch.cuda.synchronize()
-        times.append((time.perf_counter() - begin) * 1e3)
-    return statistics.median(times[_WARM_UPS:])
+    parser.add_argument("--repeats", type=count(1), default=20, metavar="N", help="timed runs (default: 20)")
+    add_json(parser, "prefill")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

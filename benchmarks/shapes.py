@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from jitmk.model.families import spec_from_config
@@ -19,6 +20,15 @@ _LLAMA_3 = {
     "mlp_bias": False,
     "bos_token_id": 128000,
     "eos_token_id": 128001,
+}
+
+_PLAIN_ROPE = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+    "attention_bias": False,
+    "mlp_bias": False,
 }
 
 
@@ -104,6 +114,38 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "head_dim": 128,
         "tie_word_embeddings": False,
         "rope_scaling": _llama3_rope(8.0),
+    },
+    "smollm2-360m": _PLAIN_ROPE
+    | {
+        "vocab_size": 49152,
+        "hidden_size": 960,
+        "intermediate_size": 2560,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 15,
+        "num_key_value_heads": 5,
+        "head_dim": 64,
+        # The public config says 8192: raised, so that a prompt of 8192 tokens leaves room for new ones.
+        "max_position_embeddings": 16384,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 100000.0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    # The sizes of Qwen3-0.6B as a Llama: without the norms of queries and keys.
+    "qwen3-0.6b-shape": _PLAIN_ROPE
+    | {
+        "vocab_size": 151936,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 40960,
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000.0,
+        "bos_token_id": 151643,
+        "eos_token_id": 151645,
     },
     "qwen2.5-1.5b": _QWEN_2_5
     | {
@@ -255,10 +297,36 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 """config.json by name."""
 
+LLAMAS = ("llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b", "smollm2-360m", "qwen3-0.6b-shape")
+"""Llamas, from short contexts to long ones: what `benchmarks.decode` measures."""
+
+FAMILY_MODELS = (
+    "qwen2.5-1.5b",
+    "qwen2.5-7b",
+    "qwen3-0.6b",
+    "qwen3-4b",
+    "qwen3-8b",
+    "mistral-7b",
+    "gemma-2-2b",
+    "phi-4-mini",
+    "gpt2",
+)
+"""Models of other families: what `benchmarks.decode --family-models` measures."""
+
 
 def model_spec(name: str, max_seq_len: int) -> ModelSpec:
     """The spec of a named shape with the context cut to `max_seq_len` tokens."""
     return spec_from_config(CONFIGS[name], max_seq_len=max_seq_len).spec
+
+
+def nearest_llama(name: str) -> str:
+    """The one of `LLAMAS` whose number of parameters differs from that of a named shape by the smallest factor."""
+    wanted = math.log(_parameters(name))
+    return min(LLAMAS, key=lambda llama: abs(math.log(_parameters(llama)) - wanted))
+
+
+def _parameters(name: str) -> int:
+    return spec_from_config(CONFIGS[name]).spec.parameters
 
 
 def step_bytes(spec: ModelSpec, context: float) -> int:

@@ -34,6 +34,7 @@ class Settings:
         print_configs: print the configuration that was chosen for each kernel to stderr.
         nvcc: the NVCC to use, or None to look for one.
         nvrtc: the libnvrtc to load, or None to look for one.
+        tuning: whether what `jitmk tune` stored is used.
         wait_deadline_ms: longest that a wait inside the kernel may last, in milliseconds.
         cuda_home: the CUDA toolkit's folder, as CUDA_HOME or CUDA_PATH name it.
         search_path: the PATH, in which programs are looked for.
@@ -48,6 +49,7 @@ class Settings:
     print_configs: bool = False
     nvcc: Path | None = None
     nvrtc: Path | None = None
+    tuning: bool = True
     wait_deadline_ms: int = 2000
     cuda_home: Path | None = None
     search_path: str = ""
@@ -98,6 +100,12 @@ def _parse_flag(variable: Variable, text: str) -> bool:
     if text not in ("0", "1"):
         raise variable.error(text)
     return text == "1"
+
+
+def _parse_switch(variable: Variable, text: str) -> bool:
+    if text not in ("on", "off"):
+        raise variable.error(text)
+    return text == "on"
 
 
 def _parse_bytes(variable: Variable, text: str) -> int:
@@ -189,6 +197,15 @@ VARIABLES: tuple[Variable, ...] = (
         "an existing file",
         "The libnvrtc to load; by default the one of the installed Python packages, else the system's.",
         _parse_file,
+    ),
+    Variable(
+        "JITMK_TUNING",
+        "tuning",
+        "switch",
+        "`on`",
+        "`on` or `off`",
+        "`off` ignores what `jitmk tune` stored; every model then runs with the defaults of the cost model.",
+        _parse_switch,
     ),
     Variable(
         "JITMK_WAIT_DEADLINE_MS",

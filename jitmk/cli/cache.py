@@ -1,4 +1,4 @@
-"""``jitmk-cache``: looks after the kernels on disk. Loads neither torch nor anything that belongs to a GPU.
+"""``jitmk-cache``: looks after the kernels and tunings on disk. Loads neither torch nor anything that belongs to a GPU.
 
 Exit status: 0 done, 1 ``verify`` found damage or ``clear`` had to leave something, 2 bad arguments or a cache that
 cannot be used.
@@ -52,9 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("dir", help="print where the cache is")
-    commands.add_parser("list", help="list the kernels, most recently used first")
+    commands.add_parser("list", help="list kernels and stored tunings, most recently used first")
     commands.add_parser("stats", help="print how many kernels there are and how big they are")
-    commands.add_parser("verify", help="check every byte of every kernel, and set damaged ones aside")
+    commands.add_parser("verify", help="check every byte of all kernels and tunings, and set damaged ones aside")
     clear = commands.add_parser("clear", help="remove everything that jitmk put there")
     clear.add_argument(
         "--older-than", type=_days, metavar="DAYS", help="remove only what was not used for that many days"
@@ -83,11 +83,20 @@ def _list(cache: KernelCache) -> int:
         rows.append((meta.key[:16], meta.arch, compiler, *numbers, format_bytes(item.bytes), _age(item)))
     if len(rows) == 1:
         print(f"no kernels in {cache.root}")
-        return _OK
+    else:
+        _print_table(rows)
+    for item, record in upkeep.tunings(cache):
+        if record is None:
+            print(f"tuning {item.path.name[:16]}: damaged")
+        else:
+            print(f"tuning of kernel {record.key.kernel[:16]}: {record}")
+    return _OK
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    return _OK
 
 
 def _stats(cache: KernelCache) -> int:
@@ -95,6 +104,7 @@ def _stats(cache: KernelCache) -> int:
     print(f"folder       {cache.root}")
     for kind, label in (
         ("kernel", "kernels"),
+        ("tuning", "tunings"),
         ("failed", "refused"),
         ("quarantine", "damaged"),
         ("temporary", "unfinished"),

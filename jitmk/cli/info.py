@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from jitmk import __version__
 from jitmk.arch import GpuArch
-from jitmk.errors import JitmkError
+from jitmk.errors import DeviceError, JitmkError
 
 _PACKAGES = (
     "torch",
@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"GPU       {_or_reason(_gpu)}")
     print(f"compiler  {_or_reason(_compiler)}")
     print(f"cache     {_or_reason(_cache)}")
+    print(f"tuning    {_or_reason(_tuning)}")
     print(f"backend   {_or_reason(_backend)}")
     print(f"settings\n{_or_reason(_settings)}")
     return 0
@@ -83,6 +84,27 @@ def _cache() -> str:
 
     cache = KernelCache.from_settings(get_settings())
     return f"{cache.root}, at most {cache.max_bytes / 2**20:.0f} MiB (jitmk-cache stats shows what is in it)"
+
+
+def _tuning() -> str:
+    """What `jitmk tune` stored: for this GPU where there is one, else for any."""
+    from jitmk.cuda.device import Device
+    from jitmk.jit import KernelCache, upkeep
+    from jitmk.settings import get_settings
+
+    settings = get_settings()
+    cache = KernelCache.from_settings(settings)
+    cache.check_owner()
+    records = [record for _, record in upkeep.tunings(cache) if record is not None]
+    try:
+        with Device.open() as gpu:
+            records = [r for r in records if (r.key.gpu, r.key.sms) == (gpu.name, gpu.arch.sm_count)]
+    except DeviceError:
+        pass
+    if not records:
+        return "none stored: models run with the defaults of the cost model"
+    count = f"{len(records)} stored{'' if settings.tuning else ', ignored for JITMK_TUNING=off'}"
+    return "\n  ".join([count, *(f"kernel {r.key.kernel[:16]}: {r}" for r in records)])
 
 
 def _backend() -> str:

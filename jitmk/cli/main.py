@@ -14,7 +14,7 @@ from typing import NoReturn, TextIO
 
 from jitmk import __version__
 from jitmk.cli import compile as compile_command
-from jitmk.cli import diff, generate, info
+from jitmk.cli import diff, generate, info, tune
 from jitmk.errors import JitmkError
 from jitmk.settings import get_settings
 
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"jitmk {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for module in (generate, compile_command, diff, info):
+    for module in (generate, compile_command, tune, diff, info):
         module.add_parser(commands)
     return parser
 

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 BACKENDS = ("auto", "megakernel", "reference", "torch")
 
 
-def add_model_options(parser: argparse.ArgumentParser, *, backend: bool = True, positional: bool = False) -> None:
+def add_model_options(
+    parser: argparse.ArgumentParser, *, backend: bool = True, positional: bool = False, length: bool = True
+) -> None:
     """--model (or a positional argument) and how to find and hold it."""
     group = parser.add_argument_group("model")
     text = "Hub id or local folder (default: the bundled model)"
@@ -23,7 +25,10 @@ def add_model_options(parser: argparse.ArgumentParser, *, backend: bool = True, 
     group.add_argument("--revision", help="branch, tag or commit on the Hub")
     group.add_argument("--cache-dir", metavar="DIR", help="where the Hub's files are kept")
     group.add_argument("--local-files-only", action="store_true", help="download nothing")
-    group.add_argument("--max-seq-len", type=int, metavar="N", help="positions of the KV cache (default: the context)")
+    if length:
+        group.add_argument(
+            "--max-seq-len", type=int, metavar="N", help="positions of the KV cache (default: the context)"
+        )
     if backend:
         group.add_argument("--backend", choices=BACKENDS, default="auto", help="what runs the model (default: auto)")
         group.add_argument("--device", help="cpu, cuda or cuda:N (default: as the backend wants)")

@@ -26,6 +26,19 @@ STOP_BIT = 1 << 31
 NO_TOKEN = 0x7FFFFFFF
 """What stands for a token where no logit was a number above -inf."""
 
+FILTER_BINS = 16
+"""Bins of a round of the search for a sampling filter's threshold (csrc_headers/jitmk/vm/sample_filter.cuh)."""
+
+FILTER_ROUNDS = 16
+"""Rounds of a step at most: 32 bits in steps of 4, for top-k and again for top-p."""
+
+FILTER_ROUND_WORDS = 128
+"""Words of 8 bytes from one round's sums to the next: 32 sums, four at the beginning of each of eight L2 lines, so that
+what all SMs add to and poll is spread."""
+
+FILTER_SUMS = (FILTER_ROUNDS + 1) * FILTER_ROUND_WORDS
+"""Words of the sums of all rounds, and of the one that is looked at behind the last."""
+
 WORKING_WARPS = CONSUMER_WARPS + 2
 """Consumer warps, the loader and the storer; the watchdog comes after them."""
 
@@ -58,6 +71,9 @@ PARAM_FIELDS = (
     Field("kv_ready", _POINTER, "u32*", "[layers][kv_heads] epoch of the last append"),
     Field("logits", _POINTER, "float*", "[steps][vocabulary], or null"),
     Field("forced_tokens", _POINTER, "const int*", "[steps] tokens to read instead of the sampled ones, or null"),
+    Field("filter_values", _POINTER, "float*", "[2][units * 8] logits and keys, where there are filters"),
+    Field("filter_words", _POINTER, "u64*", "[shares] the largest logit of each"),
+    Field("filter_sums", _POINTER, "u64*", "[rounds + 1][lines][16] sums over the SMs, four a line"),
     Field("host_tokens", _POINTER, "u64*", "ring in host memory, indexed by epoch"),
     Field("report", _POINTER, "volatile u32*", "hang report in host memory"),
     Field("trace", _POINTER, "u64*", "[sms][queue_length][marks] cycles, in kernels built for tracing"),
@@ -65,6 +81,7 @@ PARAM_FIELDS = (
     Field("deadline_ns", ctypes.c_uint64, "u64", "how long a wait may take"),
     Field("kv_layer_stride", ctypes.c_int64, "i64", "bytes"),
     Field("kv_head_stride", ctypes.c_int64, "i64", "bytes"),
+    Field("top_p", ctypes.c_double, "double", "1: no restriction"),
     Field("sms", ctypes.c_int32, "int", "CTAs of the launch"),
     Field("queue_length", ctypes.c_int32, "int", "instructions of a queue, the end included"),
     Field("position", ctypes.c_int32, "int", "of the first step's token: tokens in the cache"),
@@ -72,8 +89,14 @@ PARAM_FIELDS = (
     Field("epoch", ctypes.c_uint32, "u32", "of the first step"),
     Field("first_token", ctypes.c_int32, "int", "the first step's token; negative: made by the launch before"),
     Field("window", ctypes.c_int32, "int", "chunk loads in flight at most"),
+    Field("window_ahead", ctypes.c_int32, "int", "the same while the ring is more than half full"),
     Field("greedy", ctypes.c_int32, "int", "whether the noise is left out"),
     Field("inverse_temperature", ctypes.c_float, "float", "1 when greedy"),
+    Field("filters", ctypes.c_int32, "int", "whether top_k, top_p or largest_drop restrict the draw"),
+    Field("shares", ctypes.c_int32, "int", "instructions of the LM head, on an SM each"),
+    Field("top_k", ctypes.c_int32, "int", "0: no restriction"),
+    Field("drop_scale", ctypes.c_float, "float", "powers of two in the probability for each unit of the logit"),
+    Field("largest_drop", ctypes.c_float, "float", "min_p, in powers of two below the most probable token"),
     Field("seed_low", ctypes.c_uint32, "u32", "key of the noise"),
     Field("seed_high", ctypes.c_uint32, "u32", ""),
     Field("stop_tokens", ctypes.c_int32, "int", "how many of stop_token are in use"),
@@ -105,6 +128,8 @@ class Wait(IntEnum):
     NOTHING = 12  # the warp has not waited in this instruction
     APPENDED = 13  # KV_APPEND of a head; key/value head
     BARRIER = 14  # the other SMs; first SM of the batch
+    FILTER = 15  # the other SMs, in the search for a sampling filter's threshold; round
+    FILTERED = 16  # the storer, until it has applied the sampling filters
 
 
 class Mark(IntEnum):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jitmk.arch import GpuArch
 from jitmk.codegen.constants import Constant, constants_of
+from jitmk.codegen.sharing import Code, Role, role_config, shared_code
 from jitmk.errors import CodegenError
 from jitmk.model.spec import ModelSpec
 from jitmk.program.configs import MAX_GROUP, AttentionConfig, MatvecConfig, RopeConfig
@@ -25,12 +26,16 @@ SLICE_ALIGNMENT = 128
 
 @dataclass(frozen=True)
 class OpContext:
-    """One variant: its place in the kernel, its opcode's template, and its config as constants of the device code."""
+    """One variant: its place in the kernel, its opcode's template, and its config as constants of the device code.
+
+    `constants` are those of the whole config, `role_constants` those that a role's code may depend on, by its name.
+    """
 
     index: int
     name: str
     opcode: Opcode
     constants: tuple[Constant, ...]
+    role_constants: Mapping[str, tuple[Constant, ...]]
 
     @property
     def template(self) -> str:
@@ -66,6 +71,7 @@ class RenderContext:
     max_group: int
     build: BuildOptions
     ops: tuple[OpContext, ...]
+    codes: Mapping[str, tuple[Code, ...]]
 
 
 def render_context(
@@ -76,9 +82,8 @@ def render_context(
     Raises:
         CodegenError: the model does not fit the shared memory of the GPU.
     """
-    slice_bytes = ceil_div(max(map(_slice_bytes, variants)), SLICE_ALIGNMENT) * SLICE_ALIGNMENT
-    ring_bytes = arch.shared_bytes_per_block - CONSUMER_WARPS * slice_bytes - FIXED_SHARED_BYTES
-    if ring_bytes < MIN_RING_CHUNKS * CHUNK_BYTES:
+    slice_bytes = _widest_slice_bytes(variants)
+    if ring_chunks(variants, arch) < MIN_RING_CHUNKS:
         raise CodegenError(
             f"the model needs {CONSUMER_WARPS * slice_bytes} bytes of shared memory for its widest vector "
             f"(hidden {spec.hidden_size}, intermediate {spec.intermediate_size}) and {MIN_RING_CHUNKS * CHUNK_BYTES} "
@@ -100,8 +105,25 @@ def render_context(
         spec.head_dim,
         MAX_GROUP,
         build,
-        tuple(OpContext(i, v.name, v.opcode, constants_of(v.config)) for i, v in enumerate(variants)),
+        tuple(map(_op, range(len(variants)), variants)),
+        {role.value: shared_code(variants, role) for role in Role},
     )
+
+
+def _op(index: int, variant: Variant) -> OpContext:
+    config = variant.config
+    by_role = {role.value: constants_of(role_config(config, role)) for role in Role}
+    return OpContext(index, variant.name, variant.opcode, constants_of(config), by_role)
+
+
+def ring_chunks(variants: Sequence[Variant], arch: GpuArch) -> int:
+    """Chunks that the ring of a kernel with these variants holds, at least. None is built below `MIN_RING_CHUNKS`."""
+    slices = CONSUMER_WARPS * _widest_slice_bytes(variants)
+    return max(0, arch.shared_bytes_per_block - slices - FIXED_SHARED_BYTES) // CHUNK_BYTES
+
+
+def _widest_slice_bytes(variants: Sequence[Variant]) -> int:
+    return ceil_div(max(map(_slice_bytes, variants)), SLICE_ALIGNMENT) * SLICE_ALIGNMENT
 
 
 def _slice_bytes(variant: Variant) -> int:

@@ -3,8 +3,8 @@
 A backend owns the weights and the KV cache of one sequence. `Model` drives it:
 
     logits = backend.prefill(prompt)                          # the host samples the first token from these
-    backend.decode_stream(first, len(prompt), n, sampling)    # the backend samples: greedy or by temperature
-    backend.step_logits(token, position)                      # one step, sampled by the host: everything else
+    backend.decode_stream(first, len(prompt), n, sampling)    # the backend samples: greedy, or a filtered draw
+    backend.step_logits(token, position)                      # one step, sampled by the host: penalties, logprobs
 
 Position p of the cache holds the keys and values of the token at index p of prompt and generation together. A call
 at position p requires that positions 0 to p - 1 were written, by prefill or by earlier steps, and overwrites what
@@ -14,12 +14,13 @@ was at p and after it.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 
 from jitmk.engine.sampling import SamplingParams, sample
+from jitmk.reference.ops.sample_filter import NO_FILTERS, Filters
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,18 @@ class DeviceSampling:
             candidate depends on the seed, the position that the new token will have, and the candidate's id alone.
         stop_tokens: token ids after which no more will be asked for: the stream may end behind one of them, so that
             steps that run ahead of the host end there as well.
+        filters: what a draw is restricted to; of no account at temperature 0.
     """
 
     temperature: float = 0.0
     seed: int = 0
     stop_tokens: tuple[int, ...] = ()
+    filters: Filters = NO_FILTERS
+
+    @property
+    def filtered(self) -> bool:
+        """Whether there is a draw, and a restriction of it."""
+        return self.temperature > 0 and self.filters.active
 
 
 class DecodeBackend(Protocol):
@@ -113,7 +121,8 @@ def sampled_stream(
     backend: DecodeBackend, token: int, position: int, steps: int, sampling: DeviceSampling
 ) -> Generator[int, None, None]:
     """`DecodeBackend.decode_stream` for backends whose tokens the host samples, from `step_logits`."""
-    params = SamplingParams(temperature=sampling.temperature, seed=sampling.seed)
+    filters = asdict(sampling.filters) if sampling.filtered else {}
+    params = SamplingParams(temperature=sampling.temperature, seed=sampling.seed, **filters)
     for at in range(position, position + steps):
         token, _ = sample(backend.step_logits(token, at), params, at + 1, ())
         yield token

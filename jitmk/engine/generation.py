@@ -61,14 +61,14 @@ def text_decoder(tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> TextDecode
 def choose_tokens(backend: DecodeBackend, ids: Sequence[int], params: SamplingParams) -> Generator[_Choice, None, None]:
     """The tokens that follow a prompt, `params.max_new_tokens` of them; who reads them looks for ends of text.
 
-    Greedy decoding and plain temperature sampling are left to the backend; what needs the logits goes through the
-    host, token by token. Both draw with the same noise.
+    Greedy decoding and draws are left to the backend; what needs the logits (penalties, log probabilities) goes through
+    the host, token by token. Both draw with the same noise, and filter alike.
     """
     previous = list(ids)
     token, logprobs = sample(backend.prefill(ids), params, len(previous), previous)
     yield token, logprobs
     if not params.needs_logits:
-        sampling = DeviceSampling(params.temperature, params.seed, tuple(params.ending_token_ids))
+        sampling = DeviceSampling(params.temperature, params.seed, tuple(params.ending_token_ids), params.filters)
         stream = backend.decode_stream(token, len(previous), params.max_new_tokens - 1, sampling)
         with closing(stream):
             for token in stream:

@@ -14,6 +14,7 @@ import torch
 
 from jitmk.codegen import KERNEL_NAME
 from jitmk.codegen.abi import (
+    FILTER_SUMS,
     HOST_TOKENS,
     MAX_STOP_TOKENS,
     NO_TOKEN,
@@ -29,12 +30,17 @@ from jitmk.cuda.launch import Launcher
 from jitmk.cuda.memory import HostBuffer
 from jitmk.cuda.module import Module
 from jitmk.engine.backend import DeviceSampling
-from jitmk.engine.step_programs import DeviceProgram
+from jitmk.engine.step_programs import DeviceProgram, Head
 from jitmk.errors import DeviceError, KernelTimeoutError
-from jitmk.program.packing import CONSUMER_WARPS
+from jitmk.program.packing import CONSUMER_WARPS, UNIT_ROWS, ceil_div
+from jitmk.program.program import MAX_CANDIDATES
+from jitmk.reference.ops.sample_filter import drop_scale, largest_drop
 
 THREADS = (WORKING_WARPS + 1) * 32
 """The working warps and the watchdog."""
+
+LAST_TOKEN = -1
+"""As a launch's first token: the last one of the launch before. After a stop there is none, and nothing happens."""
 
 _EPOCH_LIMIT = 2**31
 _SPINS_PER_LOOK = 2000
@@ -49,7 +55,7 @@ class MegakernelLauncher:
         arena_words: words of the largest program.
         kv_flags: layers * kv_heads.
         deadline_ms: how long a wait inside the kernel may last.
-        window: chunk loads in flight an SM.
+        window: chunk loads in flight an SM; window_ahead: the same while its ring is more than half full.
         operands: the fields of KernelParams that stay as they are (weights, constants, kv, rope, strides).
     """
 
@@ -62,6 +68,7 @@ class MegakernelLauncher:
         kv_flags: int,
         deadline_ms: int,
         window: int,
+        window_ahead: int,
         operands: dict[str, int],
     ) -> None:
         self._device = device = torch.device("cuda", gpu.index)
@@ -86,6 +93,7 @@ class MegakernelLauncher:
             deadline_ns=deadline_ms * 1_000_000,
             sms=sms,
             window=window,
+            window_ahead=window_ahead,
             **operands,
         )
         self._launcher = Launcher(
@@ -97,6 +105,8 @@ class MegakernelLauncher:
         )
         self._next_epoch = 1
         self._program: DeviceProgram | None = None
+        self._described: tuple[DeviceProgram, DeviceSampling] | None = None
+        self._filters = FilterMemory(device)
 
     def launch(
         self,
@@ -112,7 +122,7 @@ class MegakernelLauncher:
         """Starts `steps` decode steps on the current stream; returns the epoch of the first.
 
         Args:
-            token: the first step's input.
+            token: the first step's input, or LAST_TOKEN if `can_follow` says so.
             position: tokens in the cache.
             logits: fp32 [steps, vocab_size] on the device, filled if given.
             forced: int32 [steps] on the device: inputs of the steps instead of the sampled tokens.
@@ -126,12 +136,28 @@ class MegakernelLauncher:
             )
         if self._next_epoch + steps > _EPOCH_LIMIT:
             self._restart_epochs()
-        epoch, params = self._next_epoch, self.params
+        epoch = self._next_epoch
         self._next_epoch += steps
         self._program = program
-        describe_step(params, program, token, position, steps, epoch, sampling, logits, forced)
+        params = self.params
+        # Only what differs from the launch before: each field costs the host as much as a microsecond.
+        if self._described is None or self._described[0] is not program or self._described[1] is not sampling:
+            describe(params, program, sampling)
+            self._described = program, sampling
+        params.first_token, params.position, params.steps, params.epoch = token, position, steps, epoch
+        params.logits = 0 if logits is None else logits.data_ptr()
+        params.forced_tokens = 0 if forced is None else forced.data_ptr()
+        if sampling.filtered:
+            self._filters.describe(params, program.head, sampling)
         self._launcher.launch(torch.cuda.current_stream(self._device).cuda_stream)
         return epoch
+
+    def can_follow(self, program: DeviceProgram, steps: int) -> bool:
+        """Whether a launch may be queued behind the one under way, before its last token is known.
+
+        Not with another program, for a hang report does not say which launch it is of, nor when epochs begin anew.
+        """
+        return program is self._program and self._next_epoch + steps <= _EPOCH_LIMIT
 
     def token(self, epoch: int) -> int:
         """The token that the step of that epoch sampled, as soon as the device has written it.
@@ -199,32 +225,49 @@ class MegakernelLauncher:
     def _restart_epochs(self) -> None:
         """Forgets every word, so that epochs can count from 1 again."""
         torch.cuda.synchronize(self._device)
-        for words in (self.words, self._token_words, self._kv_ready):
+        for words in (self.words, self._token_words, self._kv_ready, self._filters.words):
             words.zero_()
         self._tokens[:] = [0] * HOST_TOKENS
         torch.cuda.synchronize(self._device)
         self._next_epoch = 1
 
 
-def describe_step(
-    params: KernelParams,
-    program: DeviceProgram,
-    token: int,
-    position: int,
-    steps: int,
-    epoch: int,
-    sampling: DeviceSampling,
-    logits: torch.Tensor | None,
-    forced: torch.Tensor | None,
-) -> None:
-    """Fills in what differs from launch to launch; arguments are those of `MegakernelLauncher.launch`."""
+class FilterMemory:
+    """What SMs share while they look for the threshold of a sampling filter (csrc_headers/jitmk/vm/sample_filter.cuh).
+
+    Attributes:
+        words: int64 [MAX_CANDIDATES]; they carry epochs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.words = torch.zeros(MAX_CANDIDATES, dtype=torch.int64, device=device)
+        # Whatever they hold, differences are what counts.
+        self._sums = torch.zeros(FILTER_SUMS, dtype=torch.int64, device=device)
+        self._values = torch.empty(0, device=device)
+
+    def describe(self, params: KernelParams, head: Head, sampling: DeviceSampling) -> None:
+        """The launch parameters of filters, and room for a step's logits and keys."""
+        filters = sampling.filters
+        values = 2 * ceil_div(head.vocab_size, UNIT_ROWS) * UNIT_ROWS
+        if self._values.numel() < values:
+            self._values = torch.empty(values, device=self.words.device)
+        params.filter_values = self._values.data_ptr()
+        params.filter_words = self.words.data_ptr()
+        params.filter_sums = self._sums.data_ptr()
+        params.shares = head.instructions
+        params.top_k = min(filters.top_k, 2**31 - 1)
+        params.top_p = filters.top_p
+        params.drop_scale = drop_scale(sampling.temperature)
+        params.largest_drop = largest_drop(filters.min_p)
+
+
+def describe(params: KernelParams, program: DeviceProgram, sampling: DeviceSampling) -> None:
+    """Fills in which program a launch runs and how it samples; `FilterMemory` does what filters need besides."""
     params.instructions = program.queues.data_ptr()
     params.queue_length = program.queues.shape[1]
-    params.first_token, params.position, params.steps, params.epoch = token, position, steps, epoch
-    params.logits = 0 if logits is None else logits.data_ptr()
-    params.forced_tokens = 0 if forced is None else forced.data_ptr()
     params.greedy = int(sampling.temperature == 0)
     params.inverse_temperature = 1.0 if params.greedy else 1.0 / sampling.temperature
+    params.filters = int(sampling.filtered)
     stops = sampling.stop_tokens[:MAX_STOP_TOKENS]
     params.stop_tokens = len(stops)
     params.stop_token[: len(stops)] = stops

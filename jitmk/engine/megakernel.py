@@ -14,18 +14,18 @@ from jitmk.cuda.device import Device
 from jitmk.engine.arena import load_weights
 from jitmk.engine.backend import DeviceSampling
 from jitmk.engine.kv_cache import KvCache, kv_cache_bytes
-from jitmk.engine.launcher import MegakernelLauncher
+from jitmk.engine.launcher import LAST_TOKEN, MegakernelLauncher
 from jitmk.engine.loading import note_if_slow
 from jitmk.engine.prefill import Prefill, prefill_workspace_bytes
 from jitmk.engine.prefill_kernels import DeviceKernels, KernelOps
-from jitmk.engine.step_programs import DeviceProgram, StepPrograms
+from jitmk.engine.step_programs import StepPrograms, kernel_variants
+from jitmk.engine.tuning import Tuning, find_tuning
 from jitmk.errors import BackendError
 from jitmk.model.checkpoint import WeightSource
 from jitmk.model.spec import ModelSpec
 from jitmk.program.program import Buffer, BufferKind
 from jitmk.program.rope_layout import rope_rows
 from jitmk.program.weights import WeightPlan
-from jitmk.schedule.cost import load_window
 from jitmk.settings import Settings
 
 STEPS_PER_LAUNCH = 16
@@ -44,8 +44,12 @@ class MegakernelBackend:
         spec, plan, source: the model and its weights.
         gpu: the GPU.
         max_seq_len: positions of the KV cache.
-        policy: how units are dealt to SMs.
+        tuning: what is free to choose; None takes what `jitmk tune` stored for this kernel and GPU, else the defaults.
         progress: whether long loads show a progress bar.
+
+    Attributes:
+        kernel: what was compiled, or came from the cache.
+        tuning_origin: in words, where the tuning comes from.
 
     Raises:
         DeviceMemoryError: weights and cache do not fit the GPU.
@@ -63,7 +67,7 @@ class MegakernelBackend:
         *,
         max_seq_len: int,
         settings: Settings,
-        policy: str = "round_robin",
+        tuning: Tuning | None = None,
         progress: bool = True,
     ) -> None:
         self._spec = spec
@@ -71,12 +75,16 @@ class MegakernelBackend:
         arch = gpu.arch
         self.max_seq_len = max_seq_len
         # The kernel first: a model that cannot be compiled for should not be loaded.
-        programs = StepPrograms(spec, plan, arch, device, policy)
         with note_if_slow(f"compiling the megakernel for {arch.name}, once", progress):
-            self.kernel = jit.build(render(programs.variants, spec, arch), arch, settings=settings)
+            self.kernel = jit.build(render(kernel_variants(spec), spec, arch), arch, settings=settings)
             for_prefill = jit.build(render_prefill(spec), arch, settings=settings)
+        self.tuning_origin = "given"
+        if tuning is None:
+            tuning, self.tuning_origin = find_tuning(spec, gpu, self.kernel.key, max_seq_len, settings)
         if settings.print_configs:
-            print(f"jitmk: kernel {self.kernel.key[:16]}: {self.kernel.info}, policy {policy}", file=sys.stderr)
+            chosen = f"{self.kernel.info}, {tuning} ({self.tuning_origin})"
+            print(f"jitmk: kernel {self.kernel.key[:16]}: {chosen}", file=sys.stderr)
+        programs = StepPrograms(spec, plan, arch, device, tuning)
         largest = programs.largest_arena_words()
         needed = {
             "KV cache": kv_cache_bytes(spec, max_seq_len),
@@ -96,7 +104,8 @@ class MegakernelBackend:
             arena_words=largest,
             kv_flags=spec.num_layers * spec.num_kv_heads,
             deadline_ms=settings.wait_deadline_ms,
-            window=load_window(spec),
+            window=tuning.window,
+            window_ahead=tuning.window_ahead,
             operands={
                 "weights": self._arena.weights.data_ptr(),
                 "constants": self._arena.constants.data_ptr(),
@@ -118,25 +127,43 @@ class MegakernelBackend:
     def step_logits(self, token: int, position: int) -> torch.Tensor:
         """As `DecodeBackend.step_logits`."""
         self._require_open()
-        self._launcher.launch(self._program(position), token, position, 1, GREEDY, logits=self._logits)
+        self._launcher.launch(self._programs.for_context(position), token, position, 1, GREEDY, logits=self._logits)
         self._launcher.synchronize()
         return self._logits[0]
 
     def decode_stream(
         self, token: int, position: int, steps: int, sampling: DeviceSampling
     ) -> Generator[int, None, None]:
-        """As `DecodeBackend.decode_stream`; tokens arrive while the launch that makes them runs on."""
+        """As `DecodeBackend.decode_stream`; tokens arrive while the launch that makes them runs on.
+
+        The next launch is queued as soon as one has begun, so that the GPU does not wait for the host between them.
+        """
         self._require_open()
+        self._programs.expect(position, position + steps)
+        epoch: int | None = None
         while steps > 0:
             count = min(steps, STEPS_PER_LAUNCH)
-            program = self._program(position + count - 1)
-            epoch = self._launcher.launch(program, token, position, count, sampling)
+            if epoch is None:
+                program = self._programs.for_context(position + count - 1)
+                epoch = self._launcher.launch(program, token, position, count, sampling)
+            position, steps = position + count, steps - count
+            following = None
             for i in range(count):
                 token = self._launcher.token(epoch + i)
-                yield token
                 if token in sampling.stop_tokens:
-                    return  # the kernel has stopped there too
-            position, steps = position + count, steps - count
+                    yield token
+                    return  # the kernel has stopped there too, and a launch behind it finds that out
+                if i == 0 and steps > 0:
+                    following = self._follow(position, min(steps, STEPS_PER_LAUNCH), sampling)
+                yield token
+            epoch = following
+
+    def _follow(self, position: int, count: int, sampling: DeviceSampling) -> int | None:
+        """Queues a launch behind the one under way; its first epoch, or None if it has to wait for the last token."""
+        program = self._programs.for_context(position + count - 1)
+        if not self._launcher.can_follow(program, count):
+            return None
+        return self._launcher.launch(program, LAST_TOKEN, position, count, sampling)
 
     def forced_logits(self, ids: Sequence[int], start: int) -> torch.Tensor:
         """Decodes given tokens one after the other: fp32 [len(ids), vocab_size] on the CPU.
@@ -150,7 +177,7 @@ class MegakernelBackend:
             position = start + begin
             logits = torch.full((len(piece), self._spec.vocab_size), torch.nan, device=self.device)
             forced = torch.tensor(list(piece), dtype=torch.int32, device=self.device)
-            program = self._program(position + len(piece) - 1)
+            program = self._programs.for_context(position + len(piece) - 1)
             self._launcher.launch(program, piece[0], position, len(piece), GREEDY, logits=logits, forced=forced)
             self._launcher.synchronize()
             rows.append(logits.cpu())
@@ -159,7 +186,7 @@ class MegakernelBackend:
     def phase_outputs(self, token: int, position: int, splits: int | None = None) -> dict[str, torch.Tensor]:
         """As `PhaseOutputs.phase_outputs`; `splits` overrides the number of splits."""
         self._require_open()
-        program = self._program(position) if splits is None else self._programs.for_splits(splits)
+        program = self._programs.for_context(position) if splits is None else self._programs.for_splits(splits)
         epoch = self._launcher.launch(program, token, position, 1, GREEDY, logits=self._logits)
         self._launcher.synchronize()
         outputs = {
@@ -175,6 +202,39 @@ class MegakernelBackend:
         keys, values = self._cache.read(layer, positions)
         return keys.cpu(), values.cpu()
 
+    @property
+    def tuning(self) -> Tuning:
+        """The choices that the next launch follows."""
+        self._require_open()
+        return self._programs.tuning
+
+    def use(self, tuning: Tuning) -> None:
+        """Follows other choices from the next launch on; `tuning` is one that `parse_tuning` would accept."""
+        self._require_open()
+        self._programs.tuning = tuning
+        self._launcher.params.window = tuning.window
+        self._launcher.params.window_ahead = tuning.window_ahead
+
+    def step_us(self, context: int, steps: int = STEPS_PER_LAUNCH) -> float:
+        """Microseconds of a decode step behind `context` positions: the mean of one launch, by the GPU's own clock.
+
+        What the cache holds is taken as it is; what it holds from `context` on is overwritten.
+        """
+        self._require_open()
+        program = self._programs.for_context(context + steps - 1)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        stream = torch.cuda.current_stream(self.device)
+        begin.record(stream)
+        self._launcher.launch(program, 0, context, steps, GREEDY)
+        end.record(stream)
+        self._launcher.synchronize()
+        return 1000 * float(begin.elapsed_time(end)) / steps
+
+    def fill_cache(self) -> None:
+        """Fills the cache with normal noise, of which steps cost what they cost behind any text (`jitmk tune`)."""
+        self._require_open()
+        self._cache.tensor.normal_()
+
     def reset(self) -> None:
         """Waits for what is under way; the cache's positions are written before they are read, and need no clearing."""
         if not self._closed:
@@ -187,12 +247,10 @@ class MegakernelBackend:
         self._closed = True
         torch.cuda.synchronize(self.device)
         self._launcher.close()
+        self._programs.close()
         self._prefill_kernels.close()
         del self._launcher, self._prefill, self._arena, self._cache, self._rope, self._logits, self._programs
         torch.cuda.empty_cache()
-
-    def _program(self, context: int) -> DeviceProgram:
-        return self._programs.for_splits(self._programs.splits(context))
 
     def _require_open(self) -> None:
         if self._closed:

@@ -90,7 +90,10 @@ class ReferenceBackend:
     ) -> Generator[int, None, None]:
         """See `DecodeBackend.decode_stream`; the program's own SAMPLE chooses."""
         for at in range(position, position + steps):
-            token = self._running().step(token, at, temperature=sampling.temperature, seed=sampling.seed).token
+            step = self._running().step(
+                token, at, temperature=sampling.temperature, seed=sampling.seed, filters=sampling.filters
+            )
+            token = step.token
             yield token
 
     def phase_outputs(self, token: int, position: int) -> Mapping[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 
 import torch
 
@@ -76,9 +77,8 @@ def load_resident(
         for vector in plan.vectors.values():
             weights.vector(vector.name).copy_(load_vector(source, vector, device))
             bar.update(4 * vector.values)
-        for matrix in plan.matrices.values():
-            target = weights.matrix(matrix.name)
-            for begin, rows in matrix_slabs(source, matrix, device):
-                target[begin : begin + len(rows)] = rows
+        with closing(matrix_slabs(source, plan.matrices.values(), device)) as slabs:
+            for matrix, begin, rows in slabs:
+                weights.matrix(matrix.name)[begin : begin + len(rows)] = rows
                 bar.update(rows.numel() * size)
     return weights

@@ -5,7 +5,8 @@ Order of processing, as in transformers: repetition penalty; then, when sampling
     token = argmax(processed logits + Gumbel noise(seed, position, token id))
 
 which follows the softmax of the processed logits; without the noise (temperature 0) it is greedy. Of equal keys the
-lowest token id wins. The device draws in the same way (see `engine/philox.py`) when nothing but a temperature is set.
+lowest token id wins. A filter leaves equal logits together, or none of them. Every backend draws in the same way (see
+`engine/philox.py` and `reference/ops/sample_filter.py`); what needs the logits on the host is `needs_logits`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 
 from jitmk.engine.philox import gumbel
 from jitmk.errors import ConfigError, GenerationError
+from jitmk.reference.ops.sample_filter import NO_FILTERS, Filters, drops, largest_drop, share_of, weights
 
 MIN_TEMPERATURE = 1e-4
 """Least temperature above 0. Below it, differences of bf16 logits are so large that a draw is greedy anyway."""
@@ -157,9 +159,16 @@ class SamplingParams:
 
     @property
     def needs_logits(self) -> bool:
-        """Whether choosing a token takes more than greedy or temperature sampling, which the device does by itself."""
-        filtered = any(getattr(self, name) != off for name, off in _KNOBS_OFF.items()) and not self.greedy
-        return filtered or self.repetition_penalty != 1 or self.logprobs is not None
+        """Whether the host must see the logits, a token at a time: for a penalty or for log probabilities.
+
+        Greedy decoding and draws, with filters or without, are the backend's own (`DeviceSampling`).
+        """
+        return self.repetition_penalty != 1 or self.logprobs is not None
+
+    @property
+    def filters(self) -> Filters:
+        """What a draw is restricted to; nothing when greedy."""
+        return NO_FILTERS if self.greedy else Filters(self.top_k, self.top_p, self.min_p)
 
     @property
     def ending_token_ids(self) -> frozenset[int]:
@@ -215,20 +224,35 @@ def process_logits(logits: torch.Tensor, params: SamplingParams, previous_ids: S
         logits = logits.index_copy(0, ids, torch.where(seen < 0, seen * penalty, seen / penalty))
     if params.greedy:
         return logits
+    original = logits
     if params.temperature != 1:
         logits = logits / params.temperature
-    if 0 < params.top_k < len(logits):
-        weakest = torch.topk(logits, params.top_k).values[-1]
-        logits = logits.masked_fill(logits < weakest, -math.inf)
-    if params.top_p < 1:
-        ascending, order = torch.sort(logits, stable=True)
-        removed = ascending.softmax(-1).cumsum(-1) <= 1 - params.top_p
-        removed[-1] = False
-        logits = logits.masked_fill(torch.zeros_like(removed).scatter(0, order, removed), -math.inf)
-    if params.min_p > 0:
-        probabilities = logits.softmax(-1)
-        logits = logits.masked_fill(probabilities < params.min_p * probabilities.max(), -math.inf)
-    return logits
+    return logits.masked_fill(~leave(original, params.temperature, params.filters), -math.inf)
+
+
+def leave(logits: torch.Tensor, temperature: float, filters: Filters) -> torch.Tensor:
+    """The tokens that filters leave to draw from (`reference/ops/sample_filter.py` says which those are).
+
+    Args:
+        logits: fp32 [vocab_size], not yet divided by the temperature.
+        temperature: above 0.
+
+    Returns:
+        bool [vocab_size]. Everything where the largest logit is no number above -inf.
+    """
+    left = torch.ones_like(logits, dtype=torch.bool)
+    if not filters.active or not logits.max() > -math.inf:
+        return left
+    drop = drops(logits, temperature)
+    if 0 < filters.top_k < len(logits):
+        left = logits >= torch.topk(logits, filters.top_k).values[-1]
+    if filters.top_p < 1:
+        weight = torch.where(left, weights(drop), 0)
+        descending, order = torch.sort(logits, descending=True)
+        above = weight[order].cumsum(-1) - weight[order]
+        enough = int((above < share_of(int(weight.sum()), filters.top_p)).sum())
+        left &= logits >= descending[enough - 1]
+    return left & (drop <= torch.tensor(largest_drop(filters.min_p), dtype=torch.float32, device=logits.device))
 
 
 def sample(

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 
 from jitmk.arch import GpuArch
 from jitmk.codegen.abi import Wait, WarpRecord
 from jitmk.model.spec import ModelSpec
+from jitmk.program.configs import SampleConfig
 from jitmk.program.fusion import Fusion
-from jitmk.program.isa import Instruction
+from jitmk.program.isa import HEADER, Instruction, Opcode
 from jitmk.program.lowering import lower
 from jitmk.program.program import Program, Variant
 from jitmk.program.weights import WeightPlan
 from jitmk.schedule.build import DEFAULT_POLICY, make_schedule
-from jitmk.schedule.cost import choose_splits, split_ladder
+from jitmk.schedule.cost import split_ladder
 from jitmk.schedule.encode import decode, encode
 from jitmk.schedule.verify import verify
 
+if TYPE_CHECKING:
+    from jitmk.engine.tuning import Tuning
 
+
+@lru_cache(maxsize=8)
 def kernel_variants(spec: ModelSpec, fused: bool | Fusion = True) -> tuple[Variant, ...]:
     """The code that a model's kernel holds: what its programs need, whatever the number of splits.
 
@@ -30,6 +38,19 @@ def kernel_variants(spec: ModelSpec, fused: bool | Fusion = True) -> tuple[Varia
     for splits in (1, 2):
         variants += [variant for variant in lower(spec, splits, fused=fused).variants if variant not in variants]
     return tuple(variants)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What sampling filters must know of the LM head.
+
+    Attributes:
+        vocab_size: its rows.
+        instructions: in how many instructions it is dealt out, one on an SM.
+    """
+
+    vocab_size: int
+    instructions: int
 
 
 @dataclass(frozen=True)
@@ -45,6 +66,17 @@ class DeviceProgram:
     program: Program
     queues: torch.Tensor
     variants: tuple[Variant, ...]
+
+    @cached_property
+    def head(self) -> Head:
+        """The LM head, as the instruction that samples knows it."""
+        phase = next(phase for phase in self.program.phases if phase.variant.opcode is Opcode.SAMPLE)
+        assert isinstance(phase.variant.config, SampleConfig)
+        variant, number = (self.queues[:, :, HEADER.index(name)] for name in ("variant", "phase"))
+        sm, place = (int(i) for i in ((variant >= 0) & (number == phase.index)).nonzero()[0])
+        sampler = self.instruction(sm, place)
+        assert sampler is not None
+        return Head(phase.variant.config.vocab_size, sampler.operands["candidates"])
 
     def instruction(self, sm: int, index: int) -> Instruction | None:
         """An instruction of a queue; None past its end."""
@@ -83,7 +115,15 @@ def prepare(
 
 
 class StepPrograms:
-    """Prepares programs when a context first calls for them, and keeps them; `fused` is as for `lower`."""
+    """Prepares programs when a context first calls for them, or before (`expect`), and keeps them.
+
+    Args:
+        fused: as for `lower`.
+
+    Attributes:
+        tuning: the choices that programs follow; another may take its place at any time between two launches.
+        variants: of the kernel that runs them all.
+    """
 
     def __init__(
         self,
@@ -91,32 +131,50 @@ class StepPrograms:
         plan: WeightPlan,
         arch: GpuArch,
         device: torch.device,
-        policy: str = DEFAULT_POLICY,
+        tuning: Tuning,
         fused: bool | Fusion = True,
     ) -> None:
+        self.tuning = tuning
+        self.variants = kernel_variants(spec, fused)
         self._spec = spec
         self._plan = plan
         self._arch = arch
         self._device = device
-        self._policy = policy
         self._fused = fused
-        self._by_splits: dict[int, DeviceProgram] = {}
-        self.variants = kernel_variants(spec, fused)
-
-    def splits(self, context: int) -> int:
-        """Into how many parts attention splits a context of that many positions."""
-        return choose_splits(self._spec, self._arch.sm_count, context)
+        self._programs: dict[tuple[str, int], Future[DeviceProgram]] = {}
+        self._thread = ThreadPoolExecutor(1, "jitmk-prepare")
 
     def largest_arena_words(self) -> int:
         """Words of the program that needs most of them: the one with the most splits."""
         splits = max(split_ladder(self._spec, self._arch.sm_count))
         return lower(self._spec, splits, fused=self._fused).arena_words
 
+    def for_context(self, context: int) -> DeviceProgram:
+        """The program for a context of that many positions."""
+        return self.for_splits(self.tuning.splits(context))
+
     def for_splits(self, splits: int) -> DeviceProgram:
         """The program with that many splits."""
-        if splits not in self._by_splits:
-            program = lower(self._spec, splits, fused=self._fused)
-            self._by_splits[splits] = prepare(
-                program, self._plan, self.variants, self._arch, self._device, policy=self._policy
-            )
-        return self._by_splits[splits]
+        return self._program(splits).result()
+
+    def expect(self, first: int, last: int) -> None:
+        """Begins to prepare, in another thread, what contexts from `first` to `last` will call for.
+
+        A generation that grows past a step of the tuning then need not wait for a program.
+        """
+        for splits in self.tuning.splits_between(first, last):
+            self._program(splits)
+
+    def close(self) -> None:
+        """Ends the thread; what is under way is finished."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _program(self, splits: int) -> Future[DeviceProgram]:
+        key = self.tuning.policy, splits
+        if key not in self._programs:
+            self._programs[key] = self._thread.submit(self._prepare, *key)
+        return self._programs[key]
+
+    def _prepare(self, policy: str, splits: int) -> DeviceProgram:
+        program = lower(self._spec, splits, fused=self._fused)
+        return prepare(program, self._plan, self.variants, self._arch, self._device, policy=policy)

@@ -6,6 +6,7 @@ Layout of the root, mode 0700 and owned by the user::
     kernels/<key>/           one folder an entry, see jitmk.jit.entry; published whole by a rename
     kernels/.tmp-*/          entries being written, or on their way out
     quarantine/<key>-*/      entries that were not what had been written
+    tuning/<name>/           what was measured to be fast, see jitmk.jit.tunings
     failed/<key>/            sources that a compiler refused, with its log
     locks/<two digits>.lock  one compile per key at a time; nothing depends on them for being right
 
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 KERNELS = "kernels"
 QUARANTINE = "quarantine"
 FAILED = "failed"
+TUNINGS = "tuning"
 LOCKS = "locks"
 TAG = "CACHEDIR.TAG"
 # The first line is what the Cache Directory Tagging Specification (https://bford.info/cachedir/) asks for.
@@ -65,6 +67,7 @@ class KernelCache:
         self.kernels = root / KERNELS
         self.quarantine = root / QUARANTINE
         self.failed = root / FAILED
+        self.tunings = root / TUNINGS
 
     @classmethod
     def from_settings(cls, settings: Settings) -> KernelCache:
@@ -110,7 +113,7 @@ class KernelCache:
             _log.info("kernel %s has %d bytes, more than the whole cache may have (%d)", key, size, self.max_bytes)
             return None
         try:
-            self._prepare(self.kernels)
+            self.prepare(self.kernels)
             folders.publish(files, target)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and target.is_dir():
@@ -130,7 +133,7 @@ class KernelCache:
 
         lock: filelock.BaseFileLock | None = None
         try:
-            self._prepare(self.root / LOCKS)
+            self.prepare(self.root / LOCKS)
             lock = filelock.FileLock(self.root / LOCKS / f"{key[:2]}.lock", mode=0o600)
             lock.acquire(timeout=_LOCK_SECONDS)
         except filelock.Timeout:
@@ -159,7 +162,7 @@ class KernelCache:
         """Take an entry out of use; returns where it lies now, or None and why it could not be moved."""
         aside = self.quarantine / f"{folder.name}-{secrets.token_hex(4)}"
         try:
-            self._prepare(self.quarantine)
+            self.prepare(self.quarantine)
             folder.rename(aside)
         except OSError as error:
             return None, error.strerror or str(error)
@@ -173,7 +176,7 @@ class KernelCache:
         """
         target = self.failed / key
         try:
-            self._prepare(self.failed)
+            self.prepare(self.failed)
             folders.publish({entries.SOURCE: source.encode(), entries.LOG: log.encode("utf-8", "replace")}, target)
         except OSError:
             if not target.is_dir():
@@ -187,7 +190,7 @@ class KernelCache:
             with suppress(FileNotFoundError, NotADirectoryError):
                 folders.check_private(folder)
 
-    def _prepare(self, folder: Path) -> None:
+    def prepare(self, folder: Path) -> None:
         """Create the root and ``folder`` in it, or check that they are this user's alone."""
         folders.make_private(Path(os.path.realpath(self.root)))
         tag = self.root / TAG

@@ -22,7 +22,8 @@ CUBIN = "kernel.cubin"
 SOURCE = "kernel.cu"
 LOG = "compile.log"
 META = "entry.json"
-FILES = frozenset({CUBIN, SOURCE, LOG, META})
+TUNING = "tuning.json"  # the one file of a stored tuning: see jitmk.jit.tunings
+FILES = frozenset({CUBIN, SOURCE, LOG, META, TUNING})
 FORMAT = "jitmk-kernel"
 KEY_NAME = re.compile(r"[0-9a-f]{64}")
 
@@ -82,7 +83,7 @@ def encode(
         "sizes": {name: len(data) for name, data in files.items()},
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
-    record["checksum"] = _checksum(record)
+    record["checksum"] = checksum(record)
     files[META] = json.dumps(record, indent=1, sort_keys=True).encode() + b"\n"
     return files
 
@@ -97,7 +98,7 @@ def read_meta(folder: Path) -> EntryMeta:
         record = json.loads(read_file(folder / META))
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise BadEntryError(f"{META} is not an entry of jitmk")
-        if record.pop("checksum", None) != _checksum(record):
+        if record.pop("checksum", None) != checksum(record):
             raise BadEntryError(f"{META} was altered")
         if record["schema"] != SCHEMA or record["key"] != folder.name:
             raise BadEntryError(f"{META} belongs to key {record['key']} of schema {record['schema']}")
@@ -139,5 +140,6 @@ def verify(folder: Path) -> EntryMeta:
     return meta
 
 
-def _checksum(record: Mapping[str, Any]) -> str:
+def checksum(record: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON object, in which it is kept itself under another name."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -103,6 +103,25 @@ def publish(files: dict[str, bytes], target: Path) -> None:
     sync_folder(target.parent)
 
 
+def replace_file(folder: Path, name: str, data: bytes) -> None:
+    """Give ``folder``, which is made where there is none, the file ``name``: the old one is there until the new one is.
+
+    Raises:
+        CacheError: ``folder`` is there, but not this user's alone.
+        OSError: the disk is full or read-only. Nothing is left behind.
+    """
+    temporary = folder.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+    temporary.mkdir(mode=_PRIVATE)
+    try:
+        write_file(temporary / name, data)
+        make_private(folder)
+        (temporary / name).rename(folder / name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync_folder(folder)
+    sync_folder(folder.parent)
+
+
 def move_aside(folder: Path) -> Path:
     """Give ``folder`` a temporary name beside it, so that it is gone for everyone else at once."""
     temporary = folder.parent / f"{TEMPORARY}{secrets.token_hex(8)}"

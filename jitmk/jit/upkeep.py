@@ -10,15 +10,17 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from jitmk.jit import entry as entries
 from jitmk.jit import folder as folders
+from jitmk.jit import tunings as stored_tunings
 from jitmk.jit.cache import LOCKS, TAG, KernelCache
 from jitmk.jit.entry import BadEntryError, EntryMeta
+from jitmk.jit.tunings import TuningRecord
 
 _LEFTOVER_SECONDS = 3600.0
 _DAY_SECONDS = 86400.0
@@ -29,7 +31,10 @@ _LOCK_NAME = re.compile(r"[0-9a-f]{2}\.lock")
 
 @dataclass(frozen=True)
 class Item:
-    """A folder of the cache: ``kind`` is kernel, quarantine, failed or temporary; ``used`` is seconds since 1970."""
+    """A folder of the cache.
+
+    ``kind`` is kernel, tuning, quarantine, failed or temporary; ``used`` is seconds since 1970.
+    """
 
     path: Path
     kind: str
@@ -64,10 +69,11 @@ def items(cache: KernelCache) -> list[Item]:
     """Everything in the cache, least recently used first."""
     found = [
         *_scan(cache.kernels, entries.KEY_NAME, "kernel"),
+        *_scan(cache.tunings, entries.KEY_NAME, "tuning"),
         *_scan(cache.quarantine, _ASIDE_NAME, "quarantine"),
         *_scan(cache.failed, entries.KEY_NAME, "failed"),
     ]
-    for folder in (cache.kernels, cache.quarantine, cache.failed):
+    for folder in (cache.kernels, cache.tunings, cache.quarantine, cache.failed):
         found += _scan(folder, _TEMPORARY_NAME, "temporary")
     return sorted(found, key=lambda item: item.used)
 
@@ -84,9 +90,21 @@ def kernels(cache: KernelCache) -> list[tuple[Item, EntryMeta | None]]:
     return result
 
 
+def tunings(cache: KernelCache) -> list[tuple[Item, TuningRecord | None]]:
+    """The stored tunings, most recently used first, each with what it says or None if that is damaged."""
+    result: list[tuple[Item, TuningRecord | None]] = []
+    for item in reversed(items(cache)):
+        if item.kind == "tuning":
+            try:
+                result.append((item, stored_tunings.read(item.path)))
+            except BadEntryError:
+                result.append((item, None))
+    return result
+
+
 def stats(cache: KernelCache) -> Stats:
     """How many items of each kind there are, and how big they are."""
-    kinds = ("kernel", "quarantine", "failed", "temporary")
+    kinds = ("kernel", "tuning", "quarantine", "failed", "temporary")
     found = items(cache)
     return Stats(
         counts={kind: sum(item.kind == kind for item in found) for kind in kinds},
@@ -96,11 +114,12 @@ def stats(cache: KernelCache) -> Stats:
 
 
 def verify(cache: KernelCache) -> Iterator[tuple[Path, str | None]]:
-    """Check every byte of every kernel: yields each folder with None, or with what is wrong with it."""
+    """Check every byte of every kernel and tuning: yields each folder with None, or with what is wrong with it."""
+    checks: dict[str, Callable[[Path], object]] = {"kernel": entries.verify, "tuning": stored_tunings.read}
     for item in items(cache):
-        if item.kind == "kernel":
+        if item.kind in checks:
             try:
-                entries.verify(item.path)
+                checks[item.kind](item.path)
                 yield item.path, None
             except BadEntryError as error:
                 if item.path.exists():
@@ -110,7 +129,8 @@ def verify(cache: KernelCache) -> Iterator[tuple[Path, str | None]]:
 def evict(cache: KernelCache, keep: str) -> None:
     """Remove leftovers of crashes, then the least recently used items until the cache is within its limit.
 
-    What is broken goes before what works, and the kernel of key ``keep`` goes last of all.
+    What is broken goes before what works, tunings, which are small and took minutes, after kernels; and what is named
+    ``keep`` goes last of all.
     """
     now = time.time()
     found = items(cache)
@@ -118,7 +138,8 @@ def evict(cache: KernelCache, keep: str) -> None:
         _remove(item)
         found.remove(item)
     total = sum(item.bytes for item in found)
-    found.sort(key=lambda item: (item.path.name == keep, item.kind == "kernel", item.used))
+    worth = {"kernel": 1, "tuning": 2}
+    found.sort(key=lambda item: (item.path.name == keep, worth.get(item.kind, 0), item.used))
     for item in found:
         if total <= cache.max_bytes:
             return
@@ -201,7 +222,7 @@ def _remove_empty_house(cache: KernelCache) -> None:
             if _LOCK_NAME.fullmatch(path.name) and path.is_file() and not path.is_symlink():
                 with suppress(filelock.Timeout, OSError), filelock.FileLock(path, timeout=0):
                     path.unlink(missing_ok=True)
-    for folder in (locks, cache.kernels, cache.quarantine, cache.failed):
+    for folder in (locks, cache.kernels, cache.tunings, cache.quarantine, cache.failed):
         if folders.is_real_folder(folder):
             with suppress(OSError):
                 folder.rmdir()

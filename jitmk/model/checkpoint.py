@@ -6,20 +6,19 @@ import hashlib
 import math
 import re
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from jitmk.errors import CheckpointError
 from jitmk.model.families.base import LoadedFamily, TensorRef
+from jitmk.model.shard import DTYPES, Shard, StoredRows, StoredTensor
 from jitmk.model.spec import HIDDEN_NORMS, QK_NORMS, ModelSpec, Role, WeightKey, weight_offset, weight_shapes
 from jitmk.model.tensors import take
 from jitmk.model.weight_files import first_few, weight_files
-
-_DTYPE_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
 
 
 class WeightSource(Protocol):
@@ -36,29 +35,23 @@ class WeightSource(Protocol):
     def tensor(self, key: WeightKey) -> torch.Tensor:
         """One tensor of `weight_shapes(spec)`, contiguous, bf16, fp16 or fp32, to be read only."""
 
+    def stored_rows(self, key: WeightKey) -> StoredRows | None:
+        """Where the same tensor lies in a file, for who wants to read it piece by piece; None if it does not so lie."""
+
     def close(self) -> None:
         """Lets go of files. Closing twice is harmless; tensors that were handed out stay valid."""
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """A stored tensor by its file's header."""
-
-    path: Path
-    shape: tuple[int, ...]
-    dtype: str
-
-
 class Checkpoint:
-    """The weights in a folder of safetensors, mapped into memory: what is not asked for is not read.
+    """The weights in a folder of safetensors: what is not asked for is not read.
 
     Make one with `open`; use it as a context manager or call `close`.
     """
 
-    def __init__(self, family: LoadedFamily, handles: dict[Path, Any], stored: dict[str, _Stored]) -> None:
+    def __init__(self, family: LoadedFamily) -> None:
         self._family = family
-        self._handles = handles
-        self._stored = stored
+        self._shards: list[Shard] = []
+        self._stored: dict[str, StoredTensor] = {}
 
     @classmethod
     def open(cls, folder: Path, family: LoadedFamily) -> Checkpoint:
@@ -71,14 +64,15 @@ class Checkpoint:
                 names it and its file.
         """
         files = weight_files(Path(folder))
-        checkpoint = cls(family, {}, {})
+        checkpoint = cls(family)
         try:
             for path, promised in files.items():
-                checkpoint._handles[path], found = _open_file(path)
-                broken = sorted(promised - found.keys())
+                shard = Shard.open(path)
+                checkpoint._shards.append(shard)
+                broken = sorted(promised - shard.tensors.keys())
                 if broken:
                     raise CheckpointError(f"{path} lacks {first_few(broken)}, which the index says it holds")
-                checkpoint._stored |= found
+                checkpoint._stored |= shard.tensors
             family = checkpoint._family = _renamed(family, checkpoint._stored)
             _check(family, checkpoint._stored, Path(folder))
         except CheckpointError:
@@ -96,7 +90,7 @@ class Checkpoint:
         """Bytes of all tensors of the model, as they are stored."""
         total = 0
         for key, shape in weight_shapes(self.spec).items():
-            total += math.prod(shape) * _DTYPE_BYTES[self._stored[self._family.tensors[key].name].dtype]
+            total += math.prod(shape) * DTYPES[self._stored[self._family.tensors[key].name].dtype].itemsize
         return total
 
     def tensor(self, key: WeightKey) -> torch.Tensor:
@@ -107,15 +101,33 @@ class Checkpoint:
             CheckpointError: the checkpoint was closed.
         """
         ref = self._family.tensors[key]
-        if not self._handles:
-            raise CheckpointError(f"tensor {ref.name} was asked for after the checkpoint was closed")
-        return take(self._handles[self._stored[ref.name].path].get_tensor(ref.name), ref)
+        stored = self._find(ref)
+        return take(stored.shard.mapped(stored.name), ref)
+
+    def stored_rows(self, key: WeightKey) -> StoredRows | None:
+        """Where a tensor's rows lie in its file; None where `tensor` has to put them, or what is in them, in order.
+
+        Raises as `tensor` does.
+
+        What is read from there takes no host memory but the buffer that it is read into, whereas pages of a mapping
+        count as the process's own once they were touched.
+        """
+        ref = self._family.tensors[key]
+        stored = self._find(ref)
+        if ref.transpose or ref.row_order is not None:
+            return None
+        return stored.rows if ref.rows is None else stored.rows.slice(*ref.rows)
 
     def close(self) -> None:
         """Closes the files. Tensors that were handed out stay valid, since they hold their mapping."""
-        handles, self._handles = self._handles, {}
-        for handle in handles.values():
-            handle.__exit__(None, None, None)
+        shards, self._shards = self._shards, []
+        for shard in shards:
+            shard.close()
+
+    def _find(self, ref: TensorRef) -> StoredTensor:
+        if not self._shards:
+            raise CheckpointError(f"tensor {ref.name} was asked for after the checkpoint was closed")
+        return self._stored[ref.name]
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -173,29 +185,23 @@ class RandomCheckpoint:
             values *= shape[1] ** -0.5 if len(shape) == 2 else 0.1
         return values.to(self._dtype)
 
+    def stored_rows(self, key: WeightKey) -> StoredRows | None:
+        """None: there is no file."""
+        return None
+
     def close(self) -> None:
         """Nothing to close."""
 
 
-def _open_file(path: Path) -> tuple[Any, dict[str, _Stored]]:
-    """A file and what its header says. safetensors itself checks that header and size agree."""
-    try:
-        handle: Any = safe_open(path, framework="pt", device="cpu")
-        found = {}
-        for name in handle.keys():  # noqa: SIM118 - not a dict
-            part = handle.get_slice(name)
-            found[name] = _Stored(path, tuple(part.get_shape()), part.get_dtype())
-    except SafetensorError as error:
-        size = path.stat().st_size
-        raise CheckpointError(
-            f"{path} ({size} bytes) is truncated, damaged, or not safetensors: {error}; download it again"
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    return handle, found
+def stored_shapes(family: LoadedFamily) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor that a checkpoint of the family holds, by its name there."""
+    refs = family.tensors
+    return {
+        refs[key].name: _stored_shape(family, refs[key], shape) for key, shape in weight_shapes(family.spec).items()
+    }
 
 
-def _renamed(family: LoadedFamily, stored: dict[str, _Stored]) -> LoadedFamily:
+def _renamed(family: LoadedFamily, stored: Mapping[str, StoredTensor]) -> LoadedFamily:
     """The family with the names of a checkpoint that was saved without the optional prefix, if it was."""
     prefix = family.optional_prefix
     if not prefix or any(name.startswith(prefix) for name in stored):
@@ -204,7 +210,7 @@ def _renamed(family: LoadedFamily, stored: dict[str, _Stored]) -> LoadedFamily:
     return replace(family, tensors=tensors)
 
 
-def _check(family: LoadedFamily, stored: dict[str, _Stored], folder: Path) -> None:
+def _check(family: LoadedFamily, stored: dict[str, StoredTensor], folder: Path) -> None:
     """Checks every tensor of the model against the headers."""
     shapes = weight_shapes(family.spec)
     missing = sorted({family.tensors[key].name for key in shapes} - stored.keys())
@@ -220,12 +226,12 @@ def _check(family: LoadedFamily, stored: dict[str, _Stored], folder: Path) -> No
         expected = _stored_shape(family, ref, shape)
         if tensor.shape != expected:
             raise CheckpointError(
-                f"tensor {ref.name} in {tensor.path} has shape {list(tensor.shape)}, but by config.json it must have "
-                f"{list(expected)}: the two do not belong together"
+                f"tensor {ref.name} in {tensor.shard.path} has shape {list(tensor.shape)}, but by config.json it must "
+                f"have {list(expected)}: the two do not belong together"
             )
-        if tensor.dtype not in _DTYPE_BYTES:
+        if tensor.dtype not in DTYPES:
             raise CheckpointError(
-                f"tensor {ref.name} in {tensor.path} has dtype {tensor.dtype}: jitmk reads {', '.join(_DTYPE_BYTES)}"
+                f"tensor {ref.name} in {tensor.shard.path} has dtype {tensor.dtype}: jitmk reads {', '.join(DTYPES)}"
             )
         used.add(ref.name)
     harmless = [re.compile(pattern) for pattern in family.ignorable]

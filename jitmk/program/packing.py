@@ -12,7 +12,10 @@ activations follow it). A chunk is a piece of a unit: the same blocks of every w
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 
@@ -78,45 +81,53 @@ class MatrixLayout:
         return self.units * self.unit_bytes
 
 
-def pack(matrix: torch.Tensor) -> torch.Tensor:
+def pack(matrix: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """Permutes a matrix into units and chunks.
 
     Args:
         matrix: [rows, columns] on any device; converted to bf16.
+        out: where to, bf16 [units, unit_bytes / 2], contiguous, on the same device; None for a new tensor.
 
     Returns:
-        bf16 [units, unit_bytes / 2] on the same device, zeros where rows or columns are padding.
+        `out`, zeros where rows or columns are padding.
     """
     layout = MatrixLayout(*matrix.shape)
-    blocks = layout.blocks
-    padded = matrix.new_zeros((layout.units * UNIT_ROWS, layout.padded_columns), dtype=torch.bfloat16)
-    padded[: layout.rows, : layout.columns] = matrix
-    # [unit, row, warp, block, column] -> [unit, warp, block, row, column], then chunk by chunk.
-    tiles = padded.view(layout.units, UNIT_ROWS, CONSUMER_WARPS, blocks, BLOCK_COLUMNS).permute(0, 2, 3, 1, 4)
-    packed = matrix.new_empty((layout.units, layout.unit_bytes // 2), dtype=torch.bfloat16)
-    for chunk in range(layout.chunks):
-        begin, end = layout.first_block(chunk), layout.first_block(chunk + 1)
-        _chunk_view(packed, layout, chunk).copy_(tiles[:, :, begin:end])
-    return packed
+    if out is None:
+        out = matrix.new_empty((layout.units, layout.unit_bytes // 2), dtype=torch.bfloat16)
+    if matrix.shape == (layout.units * UNIT_ROWS, layout.padded_columns):
+        padded = matrix.to(torch.bfloat16).contiguous()
+    else:
+        padded = matrix.new_zeros((layout.units * UNIT_ROWS, layout.padded_columns), dtype=torch.bfloat16)
+        padded[: layout.rows, : layout.columns] = matrix
+    for tiles, packed in _views(padded, out, layout):
+        packed.copy_(tiles)
+    return out
 
 
 def unpack(packed: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """The inverse of `pack`: bf16 [rows, columns], a copy on the same device."""
     layout = MatrixLayout(rows, columns)
-    packed = packed.view(layout.units, layout.unit_bytes // 2)
     padded = packed.new_empty((layout.units * UNIT_ROWS, layout.padded_columns))
-    tiles = padded.view(layout.units, UNIT_ROWS, CONSUMER_WARPS, layout.blocks, BLOCK_COLUMNS).permute(0, 2, 3, 1, 4)
-    for chunk in range(layout.chunks):
-        begin, end = layout.first_block(chunk), layout.first_block(chunk + 1)
-        tiles[:, :, begin:end].copy_(_chunk_view(packed, layout, chunk))
+    for tiles, chunks in _views(padded, packed.view(layout.units, layout.unit_bytes // 2), layout):
+        tiles.copy_(chunks)
     return padded[:rows, :columns]
 
 
-def _chunk_view(packed: torch.Tensor, layout: MatrixLayout, chunk: int) -> torch.Tensor:
-    """One chunk of every unit as [units, warps, blocks, rows, columns], a view of `packed`."""
-    begin, blocks = layout.first_block(chunk), layout.chunk_blocks(chunk)
-    block_elements = UNIT_ROWS * BLOCK_COLUMNS
-    first = begin * CONSUMER_WARPS * block_elements
-    chunk_elements = blocks * CONSUMER_WARPS * block_elements
-    flat = packed[:, first : first + chunk_elements]
-    return flat.view(layout.units, CONSUMER_WARPS, blocks, UNIT_ROWS, BLOCK_COLUMNS)
+def _views(
+    padded: torch.Tensor, packed: torch.Tensor, layout: MatrixLayout
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Rows and packed form, shaped alike: [units, chunks, warps, blocks, rows, words] for each run of equal chunks.
+
+    Words of 8 bytes, since whoever copies goes element by element.
+    """
+    words = BLOCK_COLUMNS // 4
+    # [unit, row, warp, block, word] -> [unit, warp, block, row, word]
+    tiles = padded.view(torch.int64).view(layout.units, UNIT_ROWS, CONSUMER_WARPS, layout.blocks, words)
+    tiles = tiles.permute(0, 2, 3, 1, 4)
+    flat = packed.view(torch.int64)
+    for blocks, run in groupby(range(layout.chunks), layout.chunk_blocks):
+        chunks = len(list(run))
+        shape = (chunks, CONSUMER_WARPS, blocks, UNIT_ROWS, words)
+        some = tiles[:, :, : chunks * blocks].view(-1, CONSUMER_WARPS, chunks, blocks, UNIT_ROWS, words)
+        yield some.permute(0, 2, 1, 3, 4, 5), flat[:, : math.prod(shape)].view(-1, *shape)
+        tiles, flat = tiles[:, :, chunks * blocks :], flat[:, math.prod(shape) :]

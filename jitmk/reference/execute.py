@@ -45,6 +45,7 @@ from jitmk.reference.ops.residual_add import residual_add
 from jitmk.reference.ops.residual_norm_add import residual_norm_add
 from jitmk.reference.ops.rope import rope
 from jitmk.reference.ops.sample import best_candidate, sample, sampling_keys
+from jitmk.reference.ops.sample_filter import NO_FILTERS, Filters, allowed
 from jitmk.reference.ops.zero import zero
 from jitmk.reference.weights import StepWeights
 
@@ -65,10 +66,12 @@ class Sampling:
     Attributes:
         temperature: 0 for the largest logit.
         noise: fp32 [vocab_size]; None when greedy.
+        filters: what a draw is restricted to.
     """
 
     temperature: float = 0.0
     noise: torch.Tensor | None = None
+    filters: Filters = NO_FILTERS
 
 
 @dataclass(frozen=True)
@@ -295,6 +298,18 @@ _EXECUTE: dict[Opcode, Callable[[_Call, Any], Outputs]] = {
     Opcode.BARRIER: _barrier,
     Opcode.NO_OP: _no_op,
 }
+
+
+def filtered(logits: torch.Tensor, sampling: list[Sampling]) -> torch.Tensor:
+    """Logits with -inf for what the filters of a draw remove; fp32 [tokens, vocab_size], the whole vocabulary."""
+    return torch.stack(
+        [
+            row.masked_fill(~allowed(row, how.temperature, how.filters), -torch.inf)
+            if how.temperature > 0 and how.filters.active
+            else row
+            for row, how in zip(logits, sampling, strict=True)
+        ]
+    )
 
 
 def candidates(logits: torch.Tensor, ids: torch.Tensor, sampling: list[Sampling]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -25,7 +25,9 @@ from jitmk.reference.execute import (
     appended,
     candidates,
     execute,
+    filtered,
 )
+from jitmk.reference.ops.sample_filter import NO_FILTERS, Filters
 from jitmk.reference.rope_rows import RopeRows
 from jitmk.reference.weights import StepWeights
 from jitmk.schedule.spans import phase_spans
@@ -85,6 +87,7 @@ class ReferenceMachine:
         *,
         temperature: float = 0.0,
         seed: int = 0,
+        filters: Filters = NO_FILTERS,
         want_logits: bool = False,
         prompt_length: int = 0,
     ) -> StepResult:
@@ -95,6 +98,7 @@ class ReferenceMachine:
             position: from 0 on.
             temperature: 0 takes the largest logit.
             seed: of the noise.
+            filters: what a draw is restricted to.
             want_logits: whether the result has them.
             prompt_length: length of the prompt that the token belongs to, 0 for a token that was generated
                 (see `rope_table`).
@@ -102,7 +106,7 @@ class ReferenceMachine:
         Raises:
             ConfigError: a temperature above 0 without a noise function.
         """
-        step = self._input(token, position, temperature, seed, prompt_length)
+        step = self._input(token, position, temperature, seed, filters, prompt_length)
         next_token = -1
         for phase in self.program.phases:
             outputs = self._run(phase, step)
@@ -124,7 +128,9 @@ class ReferenceMachine:
         """Forgets the sequence."""
         self.cache.clear()
 
-    def _input(self, token: int, position: int, temperature: float, seed: int, prompt_length: int) -> StepInput:
+    def _input(
+        self, token: int, position: int, temperature: float, seed: int, filters: Filters, prompt_length: int
+    ) -> StepInput:
         noise = None
         if temperature > 0:
             if self._noise is None:
@@ -134,12 +140,13 @@ class ReferenceMachine:
                 )
             noise = self._noise(seed, position + 1, self.spec.vocab_size)
         cos, sin = self._rope.at(position, prompt_length)
-        return StepInput([token], [position], cos[None], sin[None], [Sampling(temperature, noise)])
+        return StepInput([token], [position], cos[None], sin[None], [Sampling(temperature, noise, filters)])
 
     def _run(self, phase: Phase, step: StepInput) -> dict[str, torch.Tensor]:
         units = range(phase.units)
         if phase.variant.opcode is Opcode.SAMPLE:
-            key, ids = candidates(self._logits, torch.arange(self.spec.vocab_size), step.sampling)
+            logits = filtered(self._logits, step.sampling)
+            key, ids = candidates(logits, torch.arange(self.spec.vocab_size), step.sampling)
             return execute(
                 phase, units, {CANDIDATE_KEYS: key[:, None], CANDIDATE_IDS: ids[:, None]}, step, self._environment
             )

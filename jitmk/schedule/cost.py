@@ -7,6 +7,7 @@ on an H200; other GPUs of the class differ by factors that change no decision he
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from jitmk.model.spec import ModelSpec
@@ -20,7 +21,7 @@ from jitmk.program.configs import (
     MatvecConfig,
     SampleConfig,
 )
-from jitmk.program.kv_layout import KvLayout
+from jitmk.program.kv_layout import TILE_POSITIONS, KvLayout
 from jitmk.program.packing import UNIT_ROWS, ceil_div
 from jitmk.program.program import MAX_CANDIDATES, Phase
 
@@ -80,7 +81,7 @@ def unit_cost(phase: Phase, context: int) -> UnitCost:
         layout = KvLayout(config.head_dim)
         attended = min(context, phase.numbers["window"] or context)
         tiles = ceil_div(layout.tiles(attended), phase.splits)
-        positions = min(attended, tiles * 16)
+        positions = min(attended, tiles * TILE_POSITIONS)
         return UnitCost(tiles * layout.tile_bytes, 4 * config.group * config.head_dim * positions)
     if isinstance(config, AttentionReduceConfig):
         values = phase.splits * (config.head_dim + PARTIAL_EXTRA)
@@ -92,18 +93,22 @@ def unit_cost(phase: Phase, context: int) -> UnitCost:
     return UnitCost(2 * ELEMENTWISE_VALUES * WORD_BYTES, ELEMENTWISE_VALUES)
 
 
-REDUCE_US = 2.5
-"""What a reduce phase adds to a layer: a dependency more, and the partial results' way through the L2."""
-REDUCE_SPLIT_US = 0.02
-"""What each split adds to the reduce phase: one more partial result to fetch and merge."""
+REDUCE_US = 1.2
+"""What a reduce phase adds to a layer: a dependency more. This and the next two are fitted to steps of Llama-3.2-1B and
+3B at 128 to 4080 positions with 1 to 16 splits on an H200 (docs/performance.md)."""
+REDUCE_VALUE_US = 0.05 / 1024
+"""What each value of each partial result adds to the reduce phase: it is published, fetched and merged."""
+TILE_BYTES_PER_US = 48_000.0
+"""How fast one SM alone gets through old keys and values while the others stream weights."""
 
 
 def split_ladder(spec: ModelSpec, sms: int) -> tuple[int, ...]:
-    """The numbers of splits that are worth having: powers of two up to the largest number that still gives every
-    unit an SM of its own, and that number itself."""
+    """The numbers of splits that are worth having: 1, 2, 3, 4, 6, 8, 12, 16 and so on, up to the largest number that
+    still gives every unit an SM of its own, and that number itself."""
     fill = max(1, sms // head_groups(spec))
     powers = [1 << i for i in range(fill.bit_length())]
-    return tuple(sorted({*powers, fill}))
+    between = [3 * power for power in powers if 3 * power <= fill]
+    return tuple(sorted({*powers, *between, fill}))
 
 
 def head_groups(spec: ModelSpec) -> int:
@@ -111,40 +116,67 @@ def head_groups(spec: ModelSpec) -> int:
     return spec.num_kv_heads * ceil_div(spec.query_group, MAX_GROUP)
 
 
-def choose_splits(spec: ModelSpec, sms: int, context: int, model: TimeModel | None = None) -> int:
+def choose_splits(spec: ModelSpec, sms: int, context: int) -> int:
     """Into how many parts attention should split the context.
 
-    Weighs the time in which one SM streams its part of the keys and values, in the mean of the layers, against the
-    price of a reduce phase.
+    Weighs the time in which one SM works through its part of the keys and values, in the mean of the layers, against
+    the price of a reduce phase.
 
     Args:
         spec: the model.
         sms: SMs of the GPU.
-        context: positions in the KV cache, the largest that the answer is meant for.
+        context: positions in the KV cache.
 
     Returns:
         A member of `split_ladder(spec, sms)`; the smallest of those that are equally fast.
     """
-    model = model or TimeModel()
     layout = KvLayout(spec.head_dim)
-    tile_us = layout.tile_bytes / model.bytes_per_us
-    tiles = [layout.tiles(min(context, layer.window or context)) for layer in spec.layers]
+    tile_us = layout.tile_bytes / TILE_BYTES_PER_US
+    partial_us = spec.attention_size * REDUCE_VALUE_US
+    windows = Counter(layer.window for layer in spec.layers)
+    tiles = [(layout.tiles(min(context, window or context)), layers) for window, layers in windows.items()]
 
     def layer_us(splits: int) -> float:
         rounds = ceil_div(head_groups(spec) * splits, sms)
-        stream = rounds * sum(ceil_div(of_layer, splits) for of_layer in tiles) / len(tiles) * tile_us
-        return stream + (REDUCE_US + splits * REDUCE_SPLIT_US if splits > 1 else 0.0)
+        reduce = REDUCE_US + splits * partial_us if splits > 1 else 0.0
+        in_turn = sum(layers * ceil_div(of_layer, splits) for of_layer, layers in tiles) / spec.num_layers
+        return rounds * in_turn * tile_us + reduce
 
     return min(split_ladder(spec, sms), key=layer_us)
+
+
+def choose_split_steps(spec: ModelSpec, sms: int, max_context: int) -> tuple[tuple[int, int], ...]:
+    """From which context on attention should split into how many parts.
+
+    Whole tiles make `choose_splits` waver between neighbours; here the number at least doubles from step to step, so
+    that a text that gets longer calls for few programs. What lies between would gain less than a percent.
+
+    Args:
+        spec: the model.
+        sms: SMs of the GPU.
+        max_context: positions of the KV cache.
+
+    Returns:
+        (first context, splits), both growing; the first context is 0.
+    """
+    steps = [(0, 1)]
+    tiles, most = 1, split_ladder(spec, sms)[-1]
+    while (context := (tiles - 1) * TILE_POSITIONS + 1) <= max_context and steps[-1][1] < most:
+        splits = choose_splits(spec, sms, context)
+        if splits >= 2 * steps[-1][1] or (splits == most and splits > steps[-1][1]):
+            steps.append((context, splits))
+        tiles += 1 + tiles // 64
+    return tuple(steps)
 
 
 def load_window(spec: ModelSpec) -> int:
     """Chunk loads that an SM keeps in flight.
 
     Three chunks (48 KB) are enough for full bandwidth, and every load in flight delays the small reads that phases
-    wait for. Phases of wide models last longer than those delays matter; those of narrow models are all delay.
-    Measured on an H200 (docs/performance.md): 4 at hidden 4096, 3 at 2048 and 3072, 2 at 1024.
+    wait for. The phases of narrow models are all delay, and two are better. Measured on an H200 (docs/performance.md).
     """
-    if spec.hidden_size >= 4096:
-        return 4
     return 3 if spec.hidden_size > 1024 else 2
+
+
+WINDOW_AHEAD = 2
+"""The same while the ring is more than half full: an SM that is ahead leaves the bandwidth to those that are not."""

@@ -5,7 +5,8 @@ The argument, which the checks below establish piece by piece:
 - The program's order is topological: what a phase reads was written, whole, by phases before it (`verify_program`).
 - Every queue follows that order, and every unit is in exactly one queue (`verify`). All SMs are resident, so of the
   unfinished instructions one that comes first in the order can always go on: no deadlock. At a barrier, which waits
-  for its own phase, every SM has one unit, which announces itself before it waits.
+  for its own phase, every SM has one unit, which announces itself before it waits. Instructions of the LM head, too,
+  wait for each other where a draw is filtered, but each on an SM of its own: they can all be reached.
 - Every value is written once a step by one unit, and buffers share no words: no two writers.
 - Every unit has a result that a later phase reads, up to the one phase that chooses the next token. A unit publishes
   its results after its reads, so when the token is known, nobody reads a word of the step any more, and the next step,
@@ -266,7 +267,8 @@ def _check_barriers(schedule: Schedule) -> None:
 
 
 def _check_candidates(schedule: Schedule) -> None:
-    """The candidates of the LM head's instructions fit their buffer."""
+    """The candidates of the LM head's instructions fit their buffer, and no SM has two of these instructions: they wait
+    for each other where a draw is filtered."""
     instructions = np.bincount(schedule.table.phase, minlength=len(schedule.program.phases))
     for phase in schedule.program.phases:
         output = phase.buffers.get("output")
@@ -276,6 +278,12 @@ def _check_candidates(schedule: Schedule) -> None:
             raise ScheduleError(
                 f"phase {phase.name!r} ({phase.index}) is dealt in {instructions[phase.index]} instructions, but "
                 f"buffer {output.name!r} holds {MAX_CANDIDATES} candidates"
+            )
+        on_sm = np.bincount(schedule.table.sm[schedule.table.phase == phase.index], minlength=1)
+        if on_sm.max() > 1:
+            raise ScheduleError(
+                f"phase {phase.name!r} ({phase.index}) is dealt in {on_sm.max()} instructions on SM {on_sm.argmax()}; "
+                "instructions that offer candidates wait for each other, so an SM can have one of them at most"
             )
 
 

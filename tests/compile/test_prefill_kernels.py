@@ -1,4 +1,4 @@
-"""The kernels of prefill compile for every architecture with every compiler, and with every part that a model can have."""
+"""The kernels of prefill compile for every architecture, by every compiler, with every part that a model can have."""
 
 from __future__ import annotations
 

@@ -57,6 +57,7 @@ class OpRunners:
                 kv_flags=KV_FLAGS,
                 deadline_ms=DEADLINE_MS,
                 window=3,
+                window_ahead=3,
                 operands=Data().parameters(),
             )
             device = torch.device("cuda", self._gpu.index)

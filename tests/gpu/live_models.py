@@ -10,6 +10,7 @@ from jitmk.codegen import render
 from jitmk.cuda.device import Device
 from jitmk.engine.megakernel import MegakernelBackend
 from jitmk.engine.step_programs import kernel_variants
+from jitmk.engine.tuning import default_tuning
 from jitmk.model.checkpoint import RandomCheckpoint
 from jitmk.model.spec import ModelSpec, RopeKind
 from jitmk.program.weights import plan_weights
@@ -22,7 +23,7 @@ SEED = 1
 
 
 def _with_rope(spec: ModelSpec, kind: RopeKind) -> ModelSpec:
-    return replace(spec, rope=replace(ROPES[kind], rotary_dim=spec.head_dim))
+    return replace(spec, ropes=(replace(ROPES[kind], rotary_dim=spec.head_dim),))
 
 
 SPECS = {
@@ -54,7 +55,7 @@ def open_backend(
         gpu,
         max_seq_len=max_seq_len,
         settings=settings,
-        policy=policy,
+        tuning=replace(default_tuning(spec, gpu.arch, max_seq_len), policy=policy),
         progress=False,
     )
 

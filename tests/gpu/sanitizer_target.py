@@ -4,7 +4,7 @@
     compute-sanitizer --tool racecheck python -m tests.gpu.sanitizer_target --race-check
 
 A model of two layers: a prompt through torch, then decode steps with one split and with three, one and several a
-launch, greedy and with a temperature, up to the last position of the cache. It checks its own results, so that a
+launch, greedy, drawn and drawn with filters, up to the last position of the cache. It checks its own results, so that a
 sanitizer that changes timing without finding anything has found that nothing depends on it.
 """
 
@@ -28,6 +28,7 @@ from jitmk.model.checkpoint import RandomCheckpoint
 from jitmk.model.spec import ModelSpec
 from jitmk.program.program import Variant
 from jitmk.program.weights import plan_weights
+from jitmk.reference.ops.sample_filter import Filters
 from jitmk.settings import get_settings
 from tests.support.closeness import assert_close
 from tests.support.shapes import llama
@@ -73,7 +74,7 @@ def exercise_streams(backend: MegakernelBackend) -> None:
     """Many steps a launch, up to the last position of the cache. Raises AssertionError where two runs differ."""
     token = int(backend.prefill(PROMPT).argmax())
     position, steps = len(PROMPT), backend.max_seq_len - len(PROMPT)
-    for sampling in (DeviceSampling(), DeviceSampling(0.8, 3)):
+    for sampling in (DeviceSampling(), DeviceSampling(0.8, 3), DeviceSampling(0.8, 3, filters=Filters(20, 0.9, 0.01))):
         tokens = list(backend.decode_stream(token, position, steps, sampling))
         assert len(tokens) == steps and list(backend.decode_stream(token, position, steps, sampling)) == tokens
         stopping = replace(sampling, stop_tokens=(tokens[3],))

@@ -1,4 +1,4 @@
-"""SAMPLE by itself and behind an LM head: ties, values that are no numbers, and the noise of a temperature."""
+"""SAMPLE by itself and behind an LM head: ties, values that are no numbers, the noise of a temperature, and filters."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from jitmk.engine.step_programs import DeviceProgram
 from jitmk.errors import DeviceError
 from jitmk.program.isa import Instruction, Opcode, end_of_queue
 from jitmk.program.lowering import lower
-from jitmk.program.packing import MatrixLayout, pack
-from jitmk.program.weights import plan_weights
+from jitmk.reference.ops.sample_filter import Filters
 from tests.gpu.conftest import OpRunners
 from tests.support.closeness import TOLERANCES, assert_close
-from tests.support.op_kernels import SAMPLE_SPEC
-from tests.support.op_runner import Data, OpRunner, Outcome, Step
+from tests.support.filter_cases import FILTERS
+from tests.support.op_kernels import LARGE_SAMPLE_SPEC, SAMPLE_SPEC
+from tests.support.op_runner import Data, OpRunner, Step
 from tests.support.phases import isolate
+from tests.support.single_sample import check_filtered, random_head, run_head
 from tests.support.words import poison_words, write_candidates
 
 pytestmark = pytest.mark.gpu
@@ -74,40 +75,20 @@ def test_nothing_but_nan_is_an_error_that_says_so(count: int, runner: OpRunner) 
     assert _choose(runner, [1.0], [3]) == 3, "the next launch is none the worse"
 
 
-def _head(runner: OpRunner, rows: torch.Tensor, x: torch.Tensor, step: Step) -> Outcome:
-    """LM head and SAMPLE over a table, bf16 [VOCAB, hidden], whose norm's weight is 1."""
-    plan = plan_weights(SAMPLE_SPEC)
-    head = plan.matrices["lm_head"]
-    assert head.layout == MatrixLayout(*rows.shape)
-    weights = torch.full((plan.arena_bytes // 2,), torch.nan, dtype=torch.bfloat16, device=runner.device)
-    weights[head.offset // 2 : (head.offset + head.nbytes) // 2] = pack(rows.to(runner.device)).flatten()
-    constants = torch.ones(plan.constant_values, device=runner.device)
-    program = isolate(lower(SAMPLE_SPEC), "lm_head", "sample")
-    inputs = {program.phases[0].buffers["input"].name: x.to(runner.device)}
-    return runner.run(program, plan, inputs, Data(weights, constants), step)
-
-
-def _random_head() -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows, x) with logits of about unit size."""
-    random = torch.Generator().manual_seed(11)
-    rows = torch.randn(VOCAB, SAMPLE_SPEC.hidden_size, generator=random) * SAMPLE_SPEC.hidden_size**-0.5
-    return rows.bfloat16(), torch.randn(SAMPLE_SPEC.hidden_size, generator=random).bfloat16().float()
-
-
 def test_greedy_takes_the_largest_logit(runner: OpRunner) -> None:
-    rows, x = _random_head()
-    outcome = _head(runner, rows, x, Step())
+    rows, x = random_head()
+    outcome = run_head(runner, rows, x, Step())
     assert outcome.logits is not None and outcome.token == int(outcome.logits.argmax())
 
 
 def test_equal_rows_tie_to_the_lowest_token(runner: OpRunner) -> None:
     """The same row at several places gives the same bits, whichever SM computes it."""
-    rows, x = _random_head()
+    rows, x = random_head()
     best = rows[int((rows.float() @ x).argmax())] * 2
     for places in ([1002, 3, 500], [1001, 1002], [0, 1], [8, 7]):
         tied = rows.clone()
         tied[places] = best
-        outcome = _head(runner, tied, x, Step())
+        outcome = run_head(runner, tied, x, Step())
         assert outcome.logits is not None
         assert torch.equal(outcome.logits[places], outcome.logits[places[:1]].expand(len(places)))
         assert outcome.token == min(places)
@@ -117,7 +98,7 @@ def test_equal_rows_tie_to_the_lowest_token(runner: OpRunner) -> None:
 def test_noise_is_that_of_the_host(seed: int, position: int, runner: OpRunner) -> None:
     """With logits of zero the keys are the noise: for the position that the new token will have."""
     rows, x = torch.zeros(VOCAB, SAMPLE_SPEC.hidden_size).bfloat16(), torch.ones(SAMPLE_SPEC.hidden_size)
-    outcome = _head(runner, rows, x, Step(position=position, sampling=DeviceSampling(0.7, seed)))
+    outcome = run_head(runner, rows, x, Step(position=position, sampling=DeviceSampling(0.7, seed)))
     noise = gumbel(seed, position + 1, VOCAB)
     assert outcome.candidates is not None
     keys, ids = outcome.candidates
@@ -134,11 +115,11 @@ def test_noise_is_that_of_the_host(seed: int, position: int, runner: OpRunner) -
 
 def test_temperature_divides_the_logits(runner: OpRunner) -> None:
     """Many draws: each is the best by logit / temperature + noise, but where two keys are as good as equal."""
-    rows, x = _random_head()
+    rows, x = random_head()
     decided = 0
     for draw in range(40):
         temperature, seed, position = (0.25, 0.8, 1.0, 3.0)[draw % 4], 1000 + draw, 17 * draw
-        outcome = _head(runner, rows, x, Step(position=position, sampling=DeviceSampling(temperature, seed)))
+        outcome = run_head(runner, rows, x, Step(position=position, sampling=DeviceSampling(temperature, seed)))
         assert outcome.logits is not None and outcome.token is not None
         keys = outcome.logits / temperature + gumbel(seed, position + 1, VOCAB)
         top = keys.topk(2).values
@@ -149,8 +130,58 @@ def test_temperature_divides_the_logits(runner: OpRunner) -> None:
 
 
 def test_a_frozen_temperature_is_greedy_and_a_hot_one_is_not(runner: OpRunner) -> None:
-    rows, x = _random_head()
-    greedy = _head(runner, rows, x, Step()).token
-    cold = {_head(runner, rows, x, Step(sampling=DeviceSampling(1e-4, seed))).token for seed in range(5)}
-    hot = {_head(runner, rows, x, Step(sampling=DeviceSampling(5.0, seed))).token for seed in range(8)}
+    rows, x = random_head()
+    greedy = run_head(runner, rows, x, Step()).token
+    cold = {run_head(runner, rows, x, Step(sampling=DeviceSampling(1e-4, seed))).token for seed in range(5)}
+    hot = {run_head(runner, rows, x, Step(sampling=DeviceSampling(5.0, seed))).token for seed in range(8)}
     assert cold == {greedy} and len(hot) > 4
+
+
+@pytest.mark.parametrize("policy", ["round_robin", "wave", "pool"])
+@pytest.mark.parametrize("vocab_size", [VOCAB, LARGE_SAMPLE_SPEC.vocab_size])
+def test_filters_leave_what_the_host_leaves(vocab_size: int, policy: str, runner: OpRunner) -> None:
+    """Fresh logits for every draw; nothing is cleared between launches, so each finds what the one before left."""
+    decided, draws = 0, 0
+    for i, filters in enumerate(FILTERS * 2):
+        rows, x = random_head(vocab_size, seed=1000 + i)
+        rows = rows * (1, 6)[i % 2]
+        sampling = DeviceSampling((0.8, 3.0, 0.3)[i % 3], 7 + i, filters=filters)
+        step = Step(position=31 * i, sampling=sampling)
+        decided += check_filtered(run_head(runner, rows, x, step, policy), step)
+        draws += 1
+    assert decided >= 0.9 * draws
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+def test_filters_of_logits_that_are_equal(filters: Filters, runner: OpRunner) -> None:
+    """All equal, then in large groups: equal logits share their fate, so the threshold lies between groups."""
+    rows, x = random_head()
+    for groups in (1, 3, 40):
+        tied = rows[torch.arange(VOCAB) % groups]
+        for seed in range(3):
+            step = Step(position=seed, sampling=DeviceSampling(1.0, seed, filters=filters))
+            check_filtered(run_head(runner, tied, x, step), step)
+
+
+def test_launches_with_and_without_filters_take_turns(runner: OpRunner) -> None:
+    rows, x = random_head()
+    plain = Step(sampling=DeviceSampling(1.0, 5))
+    alone = run_head(runner, rows, x, plain).token
+    for filters in FILTERS:
+        step = Step(sampling=DeviceSampling(1.0, 5, filters=filters))
+        check_filtered(run_head(runner, rows, x, step), step)
+        assert run_head(runner, rows, x, plain).token == alone
+    greedy = run_head(runner, rows, x, Step(sampling=DeviceSampling(filters=Filters(top_k=1))))
+    assert greedy.logits is not None and greedy.token == int(greedy.logits.argmax())
+
+
+def test_filters_of_nothing_but_nan_are_an_error_that_says_so(runner: OpRunner) -> None:
+    rows, x = random_head()
+    step = Step(sampling=DeviceSampling(1.0, 5, filters=Filters(5, 0.9, 0.1)))
+    with pytest.raises(DeviceError, match="not numbers"):
+        run_head(runner, rows * torch.nan, x, step)
+    some = rows.clone()
+    some[::3] = torch.nan
+    outcome = run_head(runner, some, x, step)
+    assert outcome.token is not None and outcome.token % 3 != 0
+    check_filtered(run_head(runner, rows, x, step), step)

@@ -1,4 +1,4 @@
-"""Tokens that the device samples: greedy and with a temperature, many steps a launch, stopping and going on."""
+"""Tokens that the device samples: greedy, drawn, and drawn with filters; many steps a launch, stopping, going on."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from jitmk.cuda.device import Device
 from jitmk.engine.backend import DeviceSampling
 from jitmk.engine.megakernel import STEPS_PER_LAUNCH
 from jitmk.engine.philox import gumbel
+from jitmk.engine.sampling import leave
 from jitmk.errors import DeviceError
 from jitmk.reference.machine import ReferenceMachine
+from jitmk.reference.ops.sample_filter import Filters
 from jitmk.reference.weights import ReferenceWeights
 from jitmk.settings import Settings
 from tests.gpu.live_models import SPECS, Live, LiveModels, open_backend, source
@@ -23,6 +25,7 @@ from tests.gpu.test_models import random_ids
 pytestmark = pytest.mark.gpu
 
 GREEDY = DeviceSampling()
+FILTERED = DeviceSampling(1.3, 8, filters=Filters(top_k=30, top_p=0.9))
 START = 20
 STEPS = 100
 
@@ -44,7 +47,7 @@ def test_greedy_tokens_are_the_largest_logits(name: str, models: LiveModels) -> 
     assert len(set(tokens)) > 3, "a stream that repeats one token tests little"
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, DeviceSampling(0.8, 7)], ids=["greedy", "temperature"])
+@pytest.mark.parametrize("sampling", [GREEDY, DeviceSampling(0.8, 7), FILTERED], ids=["greedy", "drawn", "filtered"])
 def test_many_steps_a_launch_are_many_launches(sampling: DeviceSampling, models: LiveModels) -> None:
     """Inside a launch the device hands its own tokens and its own cache from step to step; between launches we do."""
     live = models["gqa-64"]
@@ -89,6 +92,28 @@ def test_temperature_draws_what_the_reference_machine_draws(name: str, models: L
     assert decided >= len(tokens) // 2
 
 
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("filters", [Filters(top_k=5), Filters(top_p=0.5), Filters(min_p=0.2), Filters(40, 0.8, 0.01)])
+def test_filtered_tokens_are_left_by_the_host_too(filters: Filters, name: str, models: LiveModels) -> None:
+    """The host's choice from the device's logits at every step, but where two keys are as good as equal."""
+    live, sampling = models[name], DeviceSampling(2.0, 9, filters=filters)
+    steps = 40  # within the contexts that have one split on every model here
+    first, tokens = _stream(live, steps, sampling)
+    rows = live.backend.forced_logits([first, *tokens[:-1]], START)
+    decided = 0
+    for i, (logits, chosen) in enumerate(zip(rows, tokens, strict=True)):
+        left = leave(logits, sampling.temperature, filters)
+        assert bool(left[chosen]), (i, chosen)
+        keys = logits / sampling.temperature + gumbel(sampling.seed, START + i + 1, live.spec.vocab_size)
+        keys = torch.where(left, keys, -torch.inf)
+        top = keys.topk(2).values
+        if top[0] - top[1] > 1e-3:
+            decided += 1
+            assert chosen == int(keys.argmax()), i
+    assert decided >= 0.9 * steps
+    assert len(set(tokens)) > 3, "a stream that repeats one token tests little"
+
+
 def test_a_stream_that_is_left_early_can_be_taken_up_again(models: LiveModels) -> None:
     """Steps that ran ahead of the reader are forgotten: their positions are written again."""
     live = models["gqa-64"]
@@ -106,7 +131,7 @@ def test_a_stream_that_is_left_early_can_be_taken_up_again(models: LiveModels) -
 
 
 @pytest.mark.parametrize("before", [0, 15, 18])
-@pytest.mark.parametrize("sampling", [GREEDY, DeviceSampling(1.0, 5)], ids=["greedy", "temperature"])
+@pytest.mark.parametrize("sampling", [GREEDY, DeviceSampling(1.0, 5), FILTERED], ids=["greedy", "drawn", "filtered"])
 def test_a_stop_token_ends_the_stream(sampling: DeviceSampling, before: int, models: LiveModels) -> None:
     """The device knows the first 16 of them and stops by itself; the host knows all."""
     live = models["gqa-64"]
@@ -157,3 +182,14 @@ def test_epochs_start_over_at_their_limit(models: LiveModels) -> None:
     live.backend.prefill(random_ids(START, live.spec.vocab_size))
     assert list(live.backend.decode_stream(first, START, 60, GREEDY)) == expected
     assert launcher._next_epoch < 100, "the limit lay within the stream"
+
+
+@pytest.mark.parametrize("at", range(STEPS_PER_LAUNCH - 3, STEPS_PER_LAUNCH + 3))
+def test_a_stop_at_the_seam_of_two_launches_leaves_the_next_generation_alone(at: int, models: LiveModels) -> None:
+    """A launch is queued behind the one that stops: it must do nothing, and the next stream must come out as ever."""
+    live = models["gqa-64"]
+    _, tokens = _stream(live, 40)
+    stop = next((i for i in range(at, 40) if tokens[i] not in tokens[:i]), None)
+    assert stop is not None, "a stream that repeats itself has no token to stop at"
+    assert _stream(live, 40, DeviceSampling(stop_tokens=(tokens[stop],)))[1] == tokens[: stop + 1]
+    assert _stream(live, 40)[1] == tokens

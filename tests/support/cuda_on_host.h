@@ -1,5 +1,5 @@
 // Enough of CUDA C++ for a host compiler to parse the device library and to run those of its functions that are plain
-// arithmetic. What needs a GPU is declared only, so that a use of it does not link.
+// arithmetic. What needs a GPU is declared only, so that a use of it does not link; warps_on_host.h defines some of that.
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -51,6 +51,9 @@ To bits_as(From from) {
 inline float __uint_as_float(unsigned x) { return bits_as<float>(x); }
 inline unsigned __float_as_uint(float x) { return bits_as<unsigned>(x); }
 inline float __int_as_float(int x) { return bits_as<float>(x); }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline int __clz(unsigned x) { return x == 0 ? 32 : __builtin_clz(x); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(static_cast<unsigned long long>(a) * b >> 32); }
 
 inline float __expf(float x) { return std::exp(x); }

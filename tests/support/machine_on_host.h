@@ -186,6 +186,17 @@ T shuffle_down(Place place, unsigned, T value, int distance) {
   const std::uint64_t* slots = exchange(place, value);
   return from_slot<T>(slots[lane() + distance < LANES ? lane() + distance : lane()]);
 }
+template <class T>
+T shuffle_up(Place place, unsigned, T value, int distance, int width = LANES) {
+  const std::uint64_t* slots = exchange(place, value);
+  return from_slot<T>(slots[lane() % width < distance ? lane() : lane() - distance]);
+}
+inline unsigned ballot(Place place, unsigned, bool mine) {
+  const std::uint64_t* slots = exchange(place, static_cast<int>(mine));
+  unsigned votes = 0;
+  for (int i = 0; i < LANES; i++) votes |= static_cast<unsigned>(slots[i]) << i;
+  return votes;
+}
 inline void sync(Place place) { exchange(place, 0); }
 
 inline bool unanimous(const std::uint64_t* slots) {
@@ -334,6 +345,8 @@ inline bool run(int ctas, int threads, unsigned seed, const std::function<void()
 #define __shfl_sync(...) machine::shuffle({__FILE__, __LINE__}, __VA_ARGS__)
 #define __shfl_xor_sync(...) machine::shuffle_xor({__FILE__, __LINE__}, __VA_ARGS__)
 #define __shfl_down_sync(...) machine::shuffle_down({__FILE__, __LINE__}, __VA_ARGS__)
+#define __shfl_up_sync(...) machine::shuffle_up({__FILE__, __LINE__}, __VA_ARGS__)
+#define __ballot_sync(...) machine::ballot({__FILE__, __LINE__}, __VA_ARGS__)
 #define __all_sync(...) machine::all({__FILE__, __LINE__}, __VA_ARGS__)
 #define __any_sync(...) machine::any({__FILE__, __LINE__}, __VA_ARGS__)
 #define __syncwarp() machine::sync({__FILE__, __LINE__})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from jitmk.engine.step_programs import kernel_variants
 from jitmk.model.spec import Activation, LayerSpec, ModelSpec, NormKind, NormSpec, QkNorm, QkNormScope
-from jitmk.program.configs import BarrierConfig, Epilogue, NoOpConfig, Prologue
+from jitmk.program.configs import BarrierConfig, Epilogue, NoOpConfig, Prologue, ZeroConfig
 from jitmk.program.isa import Opcode
 from jitmk.program.lowering import lower
 from jitmk.program.program import Variant
@@ -98,7 +98,9 @@ EMBED_SCALED = tuple(
     for positions in (False, True)
 )
 
+# The second has several units an SM, of which the last one ends within the unit.
 SAMPLE_SPEC = tiny_spec(vocab_size=1003, num_layers=1)
+LARGE_SAMPLE_SPEC = tiny_spec(vocab_size=20011, num_layers=1)
 
 
 @dataclass(frozen=True)
@@ -176,11 +178,14 @@ def _feature_kernel(name: str) -> OpKernel:
     return OpKernel(f"features-{name}", spec, tuple(variants))
 
 
+ZERO = Variant("zero", Opcode.ZERO, ZeroConfig(300, output_copies=2))
+
+
 def barrier_kernel(sms: int) -> OpKernel:
-    """A model with barriers, and instructions that do nothing, for a launch of so many SMs."""
+    """A model with barriers, and instructions that do nothing or write zeros, for a launch of so many SMs."""
     spec = tiny_spec()
     extra = Variant("barrier", Opcode.BARRIER, BarrierConfig(sms)), Variant("no_op", Opcode.NO_OP, NoOpConfig())
-    return OpKernel(f"barriers-{sms}", spec, (*kernel_variants(spec), *extra))
+    return OpKernel(f"barriers-{sms}", spec, (*kernel_variants(spec), *extra, ZERO))
 
 
 _SMALL = tiny_spec(norm=NormSpec(RMS, NORM_EPS))
@@ -197,7 +202,12 @@ KERNELS = {
             _SMALL,
             (
                 *_variants((*EMBED_SPECS, *EMBED_SCALED), Opcode.EMBED),
-                *(v for v in lower(SAMPLE_SPEC).variants if v.opcode is Opcode.SAMPLE or v.name == "lm_head"),
+                *(
+                    variant
+                    for spec in (SAMPLE_SPEC, LARGE_SAMPLE_SPEC)
+                    for variant in lower(spec).variants
+                    if variant.opcode is Opcode.SAMPLE or variant.name == "lm_head"
+                ),
             ),
         ),
         *(_attention_kernel(head_dim) for head_dim in HEAD_DIMS),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import shutil
+from pathlib import Path
 from unittest import mock
 
 from jitmk.arch import GpuArch
@@ -13,6 +15,8 @@ from jitmk.resources import headers_dir
 
 # By name: the package `jitmk.codegen` shows the function of the same name in the module's place.
 render_module = importlib.import_module("jitmk.codegen.render")
+
+_PTX_FOR_WARPS = Path(__file__).with_name("ptx_for_warps")
 
 _FIRST_HEADER = '#include "jitmk/vm/kernel.cuh"'
 
@@ -30,7 +34,19 @@ def isa_part(spec: ModelSpec, arch: GpuArch) -> str:
     return before
 
 
-def inline(source: str) -> str:
-    """A source with the device library inlined, as `render` does it."""
-    flat: str = render_module.inline_headers(source, headers_dir(), "test.cu")
+def inline(source: str, headers: Path | None = None) -> str:
+    """A source with the device library inlined, as `render` does it; or with another library."""
+    flat: str = render_module.inline_headers(source, headers or headers_dir(), "test.cu")
     return flat
+
+
+def inline_for_host(source: str, folder: Path) -> str:
+    """The same with what stands on the host for single instructions of the GPU, as far as tests need them.
+
+    Args:
+        folder: for the library that is put together.
+    """
+    headers = folder / "headers"
+    shutil.copytree(headers_dir(), headers)
+    shutil.copytree(_PTX_FOR_WARPS, headers / "jitmk" / "ptx", dirs_exist_ok=True)
+    return inline(source, headers)

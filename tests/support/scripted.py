@@ -22,7 +22,7 @@ class ScriptedBackend:
 
     Attributes:
         script: the tokens.
-        calls: what was asked of it, in order.
+        calls: what was asked of it, in order. samplings: what each stream was asked for.
         fail_at: raises at the step that would yield this many tokens.
     """
 
@@ -32,6 +32,7 @@ class ScriptedBackend:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     fail_at: int | None = None
     calls: list[str] = field(default_factory=list)
+    samplings: list[DeviceSampling] = field(default_factory=list)
     closed: bool = False
     _prompt_length: int = 0
 
@@ -50,6 +51,7 @@ class ScriptedBackend:
         self, token: int, position: int, steps: int, sampling: DeviceSampling
     ) -> Generator[int, None, None]:
         self.calls.append("decode_stream")
+        self.samplings.append(sampling)
         try:
             for at in range(position, position + steps):
                 count = at + 1 - self._prompt_length

@@ -45,8 +45,9 @@ def test_every_command_and_flag_exists() -> None:
                 for flag in re.findall(r"--[a-z-]+", line.split(" #")[0]):
                     assert flag in parsers[name]._option_string_actions, (name, flag)
     assert seen >= {"jitmk generate", "jitmk compile", "jitmk diff", "jitmk info", "jitmk-cache clear"}
-    (line,) = [line for _, block in BLOCKS for line in block.splitlines() if "benchmarks.decode" in line]
-    assert decode._parse(line.split("benchmarks.decode ")[1].split()).contexts == [128, 1024]
+    lines = [line.split(" #")[0] for _, block in BLOCKS for line in block.splitlines() if "benchmarks.decode" in line]
+    parsed = [decode._parse(line.split("benchmarks.decode")[1].split()) for line in lines]
+    assert [args.contexts for args in parsed] == [[128, 4096, 8192], [128, 1024], [128], [128, 4096, 8192]]
 
 
 def test_the_example_runs() -> None:

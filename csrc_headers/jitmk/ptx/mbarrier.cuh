@@ -37,7 +37,22 @@ __device__ __forceinline__ bool mbarrier_try_wait(Barrier* b, u32 parity) {
   return done != 0;
 }
 
-// The same, suspended for up to about `nanoseconds`.
+// Whether it has completed by now.
+__device__ __forceinline__ bool mbarrier_test_wait(Barrier* b, u32 parity) {
+  u32 done;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n"
+      "}"
+      : "=r"(done)
+      : "r"(shared_address(b)), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+
+// As mbarrier_try_wait, suspended for up to about `nanoseconds`.
 __device__ __forceinline__ bool mbarrier_try_wait(Barrier* b, u32 parity, u32 nanoseconds) {
   u32 done;
   asm volatile(

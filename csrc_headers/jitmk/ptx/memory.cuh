@@ -45,6 +45,10 @@ __device__ __forceinline__ void store_relaxed_system(u64* p, u64 v) {
   asm volatile("st.relaxed.sys.global.b64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
 }
 
+__device__ __forceinline__ void add_relaxed_gpu(u64* p, u64 v) {
+  asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+}
+
 // The value before; stores `v` where it was `expected`.
 __device__ __forceinline__ u32 compare_and_swap_gpu(u32* p, u32 expected, u32 v) {
   u32 before;

@@ -21,6 +21,13 @@ __device__ __forceinline__ int value_offset(int position, int dim) {
   return TILE_POSITIONS * D + dim / 16 * 256 + dim % 8 * 32 + position % 8 / 2 * 8 + dim % 16 / 8 * 4 + position / 8 * 2 + position % 2;
 }
 
+// Where the i-th pair of dims of a query lies in shared memory, and of a key that is multiplied with it. Of every 4 pairs
+// the middle two change places: a lane's 16 bytes are then the A fragment of two products (see mma_m16n8k16).
+template <int D>
+__device__ __forceinline__ int fragment_word(int i) {
+  return i < D / 32 * 16 ? (i & ~3) | (i & 1) << 1 | (i & 2) >> 1 : i;
+}
+
 // Query fragments of up to 8 heads: lane l holds head l / 4.
 template <int D>
 struct QueryFragment {
@@ -58,27 +65,25 @@ struct AttentionAccumulator {
   // score(dot product, position of the tile): in units of log2; -inf where the position does not count, which not all do.
   template <class Score>
   __device__ __forceinline__ void add_tile(const QueryFragment<D>& query, const unsigned char* tile, int first_dim, Score score, int lane) {
-    float scores[2][4];
+    float scores[2][2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-#pragma unroll
-      for (int i = 0; i < 4; i++) scores[half][i] = 0;
+      float low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0};
       const unsigned char* keys = tile + half * 8 * D * 2;
 #pragma unroll
       for (int b = 0; b < QueryFragment<D>::BLOCKS; b++) {
         const uint4 k = *reinterpret_cast<const uint4*>(keys + b * 512 + lane * 16);
-        const uint4 q = query.block[b];
-        ptx::mma_m8n8k16(scores[half], q.x, q.y, k.x, k.y);
-        ptx::mma_m8n8k16(scores[half], q.z, q.w, k.z, k.w);
+        ptx::mma_m16n8k16(low, query.block[b], k.x, k.y);
+        ptx::mma_m16n8k16(high, query.block[b], k.z, k.w);
       }
       if constexpr (QueryFragment<D>::TAIL) {
         const uint2 k = *reinterpret_cast<const uint2*>(keys + QueryFragment<D>::BLOCKS * 512 + lane * 8);
-        ptx::mma_m8n8k16(scores[half], query.tail.x, query.tail.y, k.x, k.y);
+        ptx::mma_m8n8k16(low, query.tail.x, query.tail.y, k.x, k.y);
       }
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         const int position = half * 8 + lane % 4 * 2 + i;
-        scores[half][i] = score(scores[half][i], position);
+        scores[half][i] = score(low[i] + high[i + 2], position);
       }
     }
     float tile_maximum = fmaxf(fmaxf(scores[0][0], scores[0][1]), fmaxf(scores[1][0], scores[1][1]));

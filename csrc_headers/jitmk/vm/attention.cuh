@@ -145,8 +145,9 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
     for (int i = 0; i < PER_LANE; i++) {
       const int quad = context.lane + i * WARP_LANES;
       const HeadQuad y = pack_quad(x[i]);
-      target[Quads::low(quad)] = y.low;
-      target[Quads::high(quad)] = y.high;
+      const bool is_value = !is_query && !is_key;
+      target[is_value ? Quads::low(quad) : tile::fragment_word<D>(Quads::low(quad))] = y.low;
+      target[is_value ? Quads::high(quad) : tile::fragment_word<D>(Quads::high(quad))] = y.high;
       if (unit.appends && is_key)
         store_key<Quads>(cache, slot, quad, y);
       else if (unit.appends && !is_query)
@@ -167,11 +168,12 @@ __device__ __forceinline__ void score_new_token(const Consumer<G>& consumer) {
   constexpr int LANE_PAIRS = A::D / 8;  // of dims
   auto& shared = consumer.context.shared.attention;
   const int head = consumer.context.lane / 4, quarter = consumer.context.lane % 4;
-  const auto* q = reinterpret_cast<const u32*>(shared.query + head * AttentionShared<G>::QUERY_STRIDE) + quarter * LANE_PAIRS;
-  const auto* k = reinterpret_cast<const u32*>(shared.new_key) + quarter * LANE_PAIRS;
+  // The four lanes of a head take pairs in turn: that leaves no bank conflicts.
+  const auto* q = reinterpret_cast<const u32*>(shared.query + head * AttentionShared<G>::QUERY_STRIDE) + quarter;
+  const auto* k = reinterpret_cast<const u32*>(shared.new_key) + quarter;
   float score = 0;
 #pragma unroll
-  for (int i = 0; i < LANE_PAIRS; i++) score += ptx::low_bf16(q[i]) * ptx::low_bf16(k[i]) + ptx::high_bf16(q[i]) * ptx::high_bf16(k[i]);
+  for (int i = 0; i < LANE_PAIRS; i++) score += ptx::low_bf16(q[4 * i]) * ptx::low_bf16(k[4 * i]) + ptx::high_bf16(q[4 * i]) * ptx::high_bf16(k[4 * i]);
   score += __shfl_xor_sync(ALL_LANES, score, 1);
   score += __shfl_xor_sync(ALL_LANES, score, 2);
   if (quarter == 0) shared.new_score[head] = A::score(score);
@@ -187,14 +189,18 @@ __device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const At
   const tile::QueryFragment<D> query(shared.query, AttentionShared<G>::QUERY_STRIDE, lane);
   tile::AttentionAccumulator<D, DIMS> accumulator;
   const int first_dim = context.warp / A::TILE_WARPS * DIMS;
+  static_assert(CHUNK_TILES <= A::TILE_WARPS, "a warp takes at most one tile of a chunk");
+  int mine = unit.first_tile + context.warp % A::TILE_WARPS;
   for (int first = unit.first_tile; first < unit.last_tile; first += CHUNK_TILES) {
     const unsigned char* chunk = consumer.acquire_chunk();
-    for (int t = first; t < min(first + CHUNK_TILES, unit.last_tile); t++) {
-      if ((t - unit.first_tile) % A::TILE_WARPS != context.warp % A::TILE_WARPS) continue;
-      const TileScores<A> scores{unit.oldest - t * tile::TILE_POSITIONS, min(tile::TILE_POSITIONS, position - t * tile::TILE_POSITIONS)};
-      accumulator.add_tile(query, chunk + (t - first) * A::TILE_BYTES, first_dim, scores, lane);
+    if (mine < min(first + CHUNK_TILES, unit.last_tile)) {
+      const TileScores<A> scores{unit.oldest - mine * tile::TILE_POSITIONS, min(tile::TILE_POSITIONS, position - mine * tile::TILE_POSITIONS)};
+      accumulator.add_tile(query, chunk + (mine - first) * A::TILE_BYTES, first_dim, scores, lane);
+      mine += A::TILE_WARPS;
+      consumer.release_chunk();
+    } else {
+      consumer.pass_chunk();
     }
-    consumer.release_chunk();
   }
   const float sum = accumulator.total();
   const int head = lane / 4;
@@ -208,7 +214,7 @@ __device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const At
 
 // Merges the warps' sums and the new token; every thread takes some pairs of dims and publishes them.
 template <class A, class G>
-__device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const AttentionUnit<A>& unit, u64* output) {
+__device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const AttentionUnit<A>& unit, int splits, u64* output) {
   constexpr int D = A::D, PAIRS = D / 2;
   const Context<G>& context = consumer.context;
   const auto& shared = context.shared.attention;
@@ -236,7 +242,7 @@ __device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const A
       low += weight * s.x;
       high += weight * s.y;
     }
-    if constexpr (A::PARTIAL) {
+    if (A::PARTIAL || splits > 1) {  // code that is rendered for the whole context also serves its parts
       u64* words = output + (unit.split * A::HEADS + unit.head + head) * A::PARTIAL_SIZE;
       ptx::store_relaxed_gpu(words + 2 * pair, make_word(__float_as_uint(low), epoch));
       ptx::store_relaxed_gpu(words + 2 * pair + 1, make_word(__float_as_uint(high), epoch));
@@ -271,7 +277,7 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
     attend_old_tiles(consumer, unit);
     consumer.mark(Mark::DOTS);
     consumer.meet();
-    merge_warps(consumer, unit, output);
+    merge_warps(consumer, unit, splits, output);
     consumer.mark(Mark::STORED);
     if (unit.appends) consumer.report_append();
     consumer.meet();  // slices and shared state may be overwritten from here on

@@ -15,17 +15,18 @@
 
 namespace jitmk::vm {
 
-// The token that a step reads: given by the host, or made by the step before. Negative: there is no such step.
+// The token that a step reads: given by the host, or made by the step before, be it this launch's or the one before
+// (which has ended, so that nothing is left to wait for). Negative: there is no such step.
 // A newer word than expected can only mean that this SM had no part in the step between, and then any token will do.
 template <class G>
 __device__ __forceinline__ int await_token(const Context<G>& context) {
   const Params& p = context.params;
-  if (context.step == 0) return p.first_token;
+  if (context.step == 0 && p.first_token >= 0) return p.first_token;
   const u32 expected = context.epoch() - 1;
   const u64* word = p.token_words + context.sm();
   u64 w = ptx::load_relaxed_gpu(word);
   context.begin_wait(Wait::TOKEN, 0);
-  while (!__all_sync(ALL_LANES, static_cast<int>(word_epoch(w) - expected) >= 0)) {
+  while (!__all_sync(ALL_LANES, context.step == 0 || static_cast<int>(word_epoch(w) - expected) >= 0)) {
     context.leave_if_told();
     w = ptx::load_relaxed_gpu(word);
   }

@@ -4,6 +4,7 @@
 #include "jitmk/vm/activation.cuh"
 #include "jitmk/vm/candidate.cuh"
 #include "jitmk/vm/prologue.cuh"
+#include "jitmk/vm/sample_filter.cuh"
 
 namespace jitmk::vm {
 
@@ -15,6 +16,7 @@ struct Matvec : Config {
   using Config::BLOCKS, Config::CHUNKS, Config::COLUMNS, Config::EPILOGUE, Config::ROWS;
   static constexpr bool NORM = Config::PROLOGUE == Prologue::RMS;  // 1/rms is applied to the dot products
   static constexpr bool NEEDS_ALL = Config::PROLOGUE == Prologue::LAYER || Config::POST != NormKind::NONE;
+  static constexpr int UNITS = (ROWS + UNIT_ROWS - 1) / UNIT_ROWS;
   static constexpr int SLICE_COLUMNS = BLOCKS * isa::BLOCK_COLUMNS;
   static constexpr int UNIT_BYTES = BLOCKS * CONSUMER_WARPS * isa::BLOCK_BYTES;
   static constexpr int INPUT_STRIDE = isa::copy_stride((COLUMNS + 1) / 2);
@@ -59,34 +61,48 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
   consumer.mark(Mark::INPUT);
   if (context.warp == 0) consumer.mark(Mark::FIRST_INPUT);
   const auto* x_lane = reinterpret_cast<const uint4*>(consumer.slice) + context.lane % 4;
+  constexpr int MAX_BLOCKS = (M::BLOCKS + M::CHUNKS - 1) / M::CHUNKS;
+  constexpr bool EVEN = M::BLOCKS % M::CHUNKS == 0;
+  constexpr int UNROLLED = EVEN && M::CHUNKS > 4 ? 2 : M::CHUNKS;  // long units run in a loop: less code to compile and to fetch
+  constexpr bool KEEP = M::CHUNKS == 1;  // a small slice stays in registers
+  uint4 x[MAX_BLOCKS];
+  if constexpr (KEEP) {
+#pragma unroll
+    for (int b = 0; b < M::BLOCKS; b++) x[b] = x_lane[b * 4];
+  }
   for (int u = 0; u < count; u++) {
-    float even[4] = {0, 0, 0, 0}, odd[4] = {0, 0, 0, 0};
-#pragma unroll
+    float low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0};
+    Partial& partial = consumer.acquire_partial();  // free for long, as a rule
+#pragma unroll UNROLLED
     for (int c = 0; c < M::CHUNKS; c++) {
-      constexpr int MAX_BLOCKS = (M::BLOCKS + M::CHUNKS - 1) / M::CHUNKS;
-      uint4 x[MAX_BLOCKS], w[MAX_BLOCKS];
+      const int first = EVEN ? c * MAX_BLOCKS : M::first_block(c), blocks = EVEN ? MAX_BLOCKS : M::chunk_blocks(c);
+      uint4 w[MAX_BLOCKS];
+      if constexpr (!KEEP) {
 #pragma unroll
-      for (int b = 0; b < M::chunk_blocks(c); b++) x[b] = x_lane[(M::first_block(c) + b) * 4];
-      const auto* weights = reinterpret_cast<const uint4*>(consumer.acquire_chunk()) + context.warp * M::chunk_blocks(c) * WARP_LANES + context.lane;
-#pragma unroll
-      for (int b = 0; b < M::chunk_blocks(c); b++) w[b] = weights[b * WARP_LANES];
-#pragma unroll
-      for (int b = 0; b < M::chunk_blocks(c); b++) {
-        ptx::mma_m8n8k16(even, x[b].x, x[b].y, w[b].x, w[b].y);
-        ptx::mma_m8n8k16(odd, x[b].z, x[b].w, w[b].z, w[b].w);
+        for (int b = 0; b < blocks; b++) x[b] = x_lane[(first + b) * 4];
       }
-      consumer.release_chunk();
+      const auto* weights = reinterpret_cast<const uint4*>(consumer.acquire_chunk()) + context.warp * blocks * WARP_LANES + context.lane;
+#pragma unroll
+      for (int b = 0; b < blocks; b++) w[b] = weights[b * WARP_LANES];
+#pragma unroll
+      for (int b = 0; b < blocks; b++) {
+        ptx::mma_m16n8k16(low, x[b], w[b].x, w[b].y);
+        ptx::mma_m16n8k16(high, x[b], w[b].z, w[b].w);
+      }
+      if (c + 1 < M::CHUNKS) consumer.release_chunk();
     }
     if (M::NORM && u == 0) {  // only now: the first dots should not wait for it
 #pragma unroll
       for (int distance = 16; distance > 0; distance /= 2) square_sum += __shfl_xor_sync(ALL_LANES, square_sum, distance);
     }
-    Partial& partial = consumer.acquire_partial();
-    if (context.lane < 4) *reinterpret_cast<float2*>(&partial.row[context.lane * 2]) = make_float2(even[0] + odd[0], even[1] + odd[1]);
+    if (context.lane < 4) *reinterpret_cast<float2*>(&partial.row[context.lane * 2]) = make_float2(low[0] + high[2], low[1] + high[3]);
     if (M::NORM && context.lane == 4) partial.square_sum = square_sum;
     consumer.release_partial();
+    consumer.release_chunk();  // the last one only now: somebody waits for the sums, nobody for the slot
   }
   consumer.mark(Mark::DOTS);
+  // Only the LM head has candidates; its consumers run the same code as others.
+  if (context.params.filters && in[isa::matvec::CANDIDATE] >= 0) consumer.await_filters();
 }
 
 // The copies of the word that holds rows (2i, 2i+1) of a vector: lanes 8c..8c+7 hold a unit for copy c.
@@ -100,6 +116,7 @@ template <class M, class G>
 __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) {
   const Context<G>& context = storer.context;
   const Params& p = context.params;
+  constexpr int SHARES = WARP_LANES / UNIT_ROWS;  // lanes that have the same row
   const int lane = context.lane, row = lane % UNIT_ROWS, share = lane / UNIT_ROWS;
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
   u64* output = p.words + in[isa::matvec::OUTPUT];
@@ -112,6 +129,8 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
     residual_out = p.words + in[isa::matvec::RESIDUAL_OUT];
   }
   Candidate best;
+  float noises = 0, largest = ptx::minus_infinity();
+  const LogitShare share_of_logits{p.filter_values, p.filter_values + M::UNITS * UNIT_ROWS, begin, stride, count * UNIT_ROWS};
   float scale = 1;
   for (int i = 0; i < count; i++) {
     const int unit = begin + i * stride, global_row = unit * UNIT_ROWS + row;
@@ -125,7 +144,12 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
       residual = __uint_as_float(payload[0]);
     }
     float noise = 0;
-    if constexpr (M::EPILOGUE == Epilogue::LOGITS) noise = gumbel_of_row(p, context.position() + 1, unit, row);
+    if constexpr (M::EPILOGUE == Epilogue::LOGITS) {
+      // Four lanes have the same row, so noise is drawn for four units at once: it is a long chain of instructions, and a
+      // narrow unit streams in less than a microsecond.
+      if (i % SHARES == 0) noises = gumbel_of_row(p, context.position() + 1, begin + (i + share) * stride, row);
+      noise = __shfl_sync(ALL_LANES, noises, i % SHARES * UNIT_ROWS + row);
+    }
     const Partial* partials = storer.acquire_partials();
     float y = partials[share].row[row] + partials[share + 4].row[row];
     if (M::NORM && i == 0) {
@@ -158,14 +182,25 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
       y *= M::SCALE;
       if constexpr (M::SOFT_CAP != 0) y = soft_cap(y, M::SOFT_CAP);
       if (inside && share == 0 && p.logits != nullptr) p.logits[static_cast<i64>(context.step) * M::ROWS + global_row] = y;
-      if (inside) best.offer(y * p.inverse_temperature + noise, global_row);
+      const float key = y * p.inverse_temperature + noise;
+      if (inside) best.offer(key, global_row);
+      if (p.filters) {
+        const float logit = inside ? y : ptx::minus_infinity();
+        largest = fmaxf(largest, logit);
+        if (share == 0) share_of_logits.put(global_row, logit, key);
+      }
     }
     storer.release_partials();
   }
   context.mark(Mark::STORED);
   if constexpr (M::EPILOGUE == Epilogue::LOGITS) {
-    best.reduce<UNIT_ROWS>();
-    const int word = 2 * in[isa::matvec::CANDIDATE];
+    const int slot = in[isa::matvec::CANDIDATE], word = 2 * slot;
+    if (p.filters) {
+      best = filter_share(context, share_of_logits, context.shared.filter_bins(), slot, largest);
+      context.arrive(&context.shared.filtered);
+    } else {
+      best.reduce<UNIT_ROWS>();
+    }
     if (lane == 0) ptx::store_relaxed_gpu(output + word, make_word(__float_as_uint(best.key), epoch));
     if (lane == 1) ptx::store_relaxed_gpu(output + word + 1, make_word(best.token, epoch));
   }

@@ -76,7 +76,7 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
   const float* constants = context.params.constants;
   const Quads quads{context.warp, context.lane};
   const auto inside = [quads](int i) { return quads.inside(i); };
-  auto* slice = reinterpret_cast<uint2*>(consumer.slice);
+  const Slice slice{reinterpret_cast<u32*>(consumer.slice)};
   auto* residual = reinterpret_cast<float4*>(consumer.slice + M::SLICE_COLUMNS * 2);  // behind the slice; later the sum
   const SliceConstants<M, LAYER || RMS, EARLY> weight(quads, constants + in[isa::matvec::NORM], 1);
   const SliceConstants<M, M::NORM_BIAS, EARLY> bias(quads, constants + in[isa::matvec::NORM_BIAS], 0);
@@ -101,7 +101,7 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
         residual[quads.local(i)] = x;
       } else {
         if constexpr (RMS) square_sum += sum_of_squares(x);
-        slice[quads.local(i)] = pack_bf16(RMS ? multiply(x, weight[i]) : x);
+        slice.put(quads.local(i), pack_bf16(RMS ? multiply(x, weight[i]) : x));
       }
     }
   }
@@ -111,7 +111,7 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
                                                               M::COLUMNS, M::NORM_EPS);
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++)
-      if (inside(i)) slice[quads.local(i)] = pack_bf16(add(multiply(norm(value(i)), weight[i]), bias[i]));
+      if (inside(i)) slice.put(quads.local(i), pack_bf16(add(multiply(norm(value(i)), weight[i]), bias[i])));
   }
   __syncwarp();
   return square_sum;

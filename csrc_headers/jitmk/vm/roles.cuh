@@ -29,7 +29,8 @@ class Loader {
       : context(c),
         ring_(Shared::ring(base)),
         policy_(ptx::evict_first_policy()),
-        window_(c.params.window < Shared::RING_CHUNKS ? c.params.window : Shared::RING_CHUNKS) {}
+        window_(min(c.params.window, Shared::RING_CHUNKS)),
+        window_ahead_(min(c.params.window_ahead, Shared::RING_CHUNKS)) {}
 
   __device__ __forceinline__ void load(const unsigned char* from, int bytes) {
     Shared& s = context.shared;
@@ -37,10 +38,14 @@ class Loader {
     const u64 before = G::trace ? ptx::clock() : 0;
     wait(&s.chunk_empty[next_.slot], next_.parity ^ 1, Wait::RING_EMPTY, next_.slot);
     if constexpr (G::trace) stalled_ += ptx::clock() - before;
-    // Throttle: a load in flight is a load that the small latency-bound reads queue behind.
-    if (issued_ >= window_) {
+    // Throttle: a load in flight is a load that the small latency-bound reads queue behind, and one that runs far ahead
+    // takes bandwidth from SMs that are behind. Is the slot half a ring on free? Then the consumers keep up.
+    const Cursor<Shared::RING_CHUNKS> half = next_.ahead(Shared::RING_CHUNKS / 2);
+    const int window = ptx::mbarrier_test_wait(&s.chunk_empty[half.slot], half.parity ^ 1) ? window_ : window_ahead_;
+    while (issued_ - landed_ >= window) {
       wait(&s.chunk_full[oldest_.slot], oldest_.parity, Wait::RING_FULL, oldest_.slot);
       oldest_.advance();
+      landed_++;
     }
     if (context.lane == 0) {
       ptx::mbarrier_arrive_expect(&s.chunk_full[next_.slot], bytes);
@@ -84,9 +89,9 @@ class Loader {
 
   unsigned char* ring_;
   u64 policy_;
-  int window_;
-  Cursor<Shared::RING_CHUNKS> next_, oldest_;
-  int issued_ = 0;
+  int window_, window_ahead_;
+  Cursor<Shared::RING_CHUNKS> next_, oldest_;  // oldest_: the first that is not known to have landed
+  int issued_ = 0, landed_ = 0;
   u64 stalled_ = 0;
 };
 
@@ -118,6 +123,12 @@ class Consumer {
     chunk_.advance();
   }
 
+  // The same for a chunk that this warp has not read.
+  __device__ __forceinline__ void pass_chunk() {
+    context.arrive(&context.shared.chunk_empty[chunk_.slot]);
+    chunk_.advance();
+  }
+
   // A free slot for the partial sums of a unit.
   __device__ __forceinline__ Partial& acquire_partial() {
     wait_barrier(context, &context.shared.partial_empty[partial_.slot], partial_.parity ^ 1, Wait::PARTIAL_EMPTY, partial_.slot);
@@ -144,6 +155,10 @@ class Consumer {
 
   // 0 or 1 by turns, between two meetings.
   __device__ __forceinline__ u32 meeting() const { return meetings_; }
+
+  // Waits for the storer of this SM to apply the sampling filters, once a step at the LM head. Nobody here has anything
+  // else to do, and the storer works in shared memory that is the consumers' (`filter_bins`).
+  __device__ __forceinline__ void await_filters() { wait_barrier(context, &context.shared.filtered, context.step & 1, Wait::FILTERED, 0); }
 
   // The time of the last consumer warp that passes counts.
   __device__ __forceinline__ void mark(Mark mark) const { context.mark(mark, ptx::clock()); }

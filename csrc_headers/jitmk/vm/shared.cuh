@@ -6,6 +6,7 @@ namespace jitmk::vm {
 
 constexpr int PARTIAL_SLOTS = 8;  // units whose partial sums may wait for the storer
 constexpr int UNIT_ROWS = isa::UNIT_ROWS;
+constexpr int FILTER_SHARED_BYTES = isa::FILTER_BINS * WARP_LANES * 8;
 
 // A warp's share of a unit: 8 partial dot products, and its share of the input's sum of squares.
 struct Partial {
@@ -39,11 +40,20 @@ struct FixedShared {
   ptx::Barrier partial_full[PARTIAL_SLOTS], partial_empty[PARTIAL_SLOTS];
   ptx::Barrier consumers;  // all consumer warps have come this far
   ptx::Barrier finished;   // all warps have done all steps
+  ptx::Barrier filtered;   // the storer has applied the sampling filters of a step
   u32 leave;               // the generation has stopped or the launch is given up: who waits need wait no more
   WarpRecord record[WORKING_WARPS];
   alignas(16) Partial partial[PARTIAL_SLOTS][CONSUMER_WARPS];
   alignas(16) AttentionShared<G> attention;
   Moments moments[2][CONSUMER_WARPS];  // see exchange_moments
+
+
+  // Where the storer counts logits in bins: over the partial sums and what attention exchanges. When it has the last
+  // partial sums of the LM head, the consumers have read and written all that they will before they pass `filtered`.
+  __device__ __forceinline__ u64* filter_bins() {
+    static_assert(sizeof(partial) + sizeof(attention) >= FILTER_SHARED_BYTES, "no room for the bins of the sampling filters");
+    return reinterpret_cast<u64*>(partial);
+  }
 };
 
 // G gives shared_bytes (the whole of it, dynamic), slice_bytes (of one consumer warp), chunk_bytes, head_dim, max_group.
@@ -76,6 +86,7 @@ struct SharedLayout : FixedShared<G> {
     }
     ptx::mbarrier_init(&this->consumers, CONSUMER_WARPS * WARP_ARRIVALS);
     ptx::mbarrier_init(&this->finished, WORKING_WARPS);
+    ptx::mbarrier_init(&this->filtered, WARP_ARRIVALS);
     this->leave = 0;
     for (int w = 0; w < WORKING_WARPS; w++) this->record[w] = {0, static_cast<u32>(Wait::NOTHING) << 24};
     ptx::fence_proxy_async_shared();
@@ -90,6 +101,12 @@ struct Cursor {
 
   __device__ __forceinline__ void advance() {
     if (++slot == N) slot = 0, parity ^= 1;
+  }
+  __device__ __forceinline__ Cursor ahead(int slots) const {
+    Cursor at = *this;
+    at.slot += slots;
+    if (at.slot >= N) at.slot -= N, at.parity ^= 1;
+    return at;
   }
 };
 

@@ -9,6 +9,7 @@
 //  3. A word is not rewritten before every reader of the old epoch is past it. Every instruction of a step feeds the
 //     step's token and every step waits for the token before, so a step's words are rewritten only after all of
 //     their readers have finished.
+//  4. A sum over SMs carries, in its high bits, the number of those that have added to it (sample_filter.cuh).
 #pragma once
 #include "jitmk/ptx/memory.cuh"
 

@@ -9,7 +9,6 @@ from jitmk.cli.main import main
 from jitmk.errors import CompileError
 from jitmk.jit import CompiledKernel, KernelInfo
 
-
 COMPILED: list[tuple[str, bool]] = []
 """Targets that were asked for, and whether for the megakernel (or for the kernels of prefill)."""
 

@@ -34,7 +34,7 @@ def test_help_and_usage_errors_load_nothing_heavy(arguments: list[str]) -> None:
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("generate", "compile", "diff", "info"):
+    for command in ("generate", "compile", "tune", "diff", "info"):
         with pytest.raises(SystemExit) as left:
             main.main([command, "--help"])
         assert left.value.code == 0

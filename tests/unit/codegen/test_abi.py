@@ -66,6 +66,8 @@ def test_constants_are_those_of_python(compiler_name: str) -> None:
         "HOST_TOKENS": abi.HOST_TOKENS,
         "NO_TOKEN": abi.NO_TOKEN,
         "STOP_BIT": abi.STOP_BIT,
+        "FILTER_BINS": abi.FILTER_BINS,
+        "FILTER_ROUND_WORDS": abi.FILTER_ROUND_WORDS,
         "WORKING_WARPS": abi.WORKING_WARPS,
         "UNIT_ROWS": packing.UNIT_ROWS,
     }

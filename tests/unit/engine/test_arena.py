@@ -12,6 +12,7 @@ from jitmk.engine import loading, memory
 from jitmk.engine.arena import load_weights
 from jitmk.engine.resident import load_resident
 from jitmk.model.checkpoint import RandomCheckpoint
+from jitmk.model.shard import StoredRows
 from jitmk.model.spec import ModelSpec, Role, WeightKey
 from jitmk.program.packing import unpack
 from jitmk.program.weights import plan_weights
@@ -41,6 +42,9 @@ class Edited:
     def tensor(self, key: WeightKey) -> torch.Tensor:
         self.asked += 1
         return self.replaced.get(key, self.inner.tensor(key))
+
+    def stored_rows(self, key: WeightKey) -> StoredRows | None:
+        return None
 
     def close(self) -> None:
         self.inner.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from jitmk.model.checkpoint import RandomCheckpoint
 from jitmk.program.lowering import lower
 from jitmk.program.program import BufferKind
 from jitmk.program.weights import plan_weights
+from jitmk.reference.ops.sample_filter import NO_FILTERS, Filters
 from tests.support.tiny import tiny_spec
 
 SPEC = tiny_spec()
@@ -64,9 +66,21 @@ def test_decoding_a_token_is_close_to_prefilling_it(backend: DecodeBackend) -> N
         assert (logits - expected[at]).norm() < 0.02 * expected[at].norm()
 
 
-@pytest.mark.parametrize("sampling", [DeviceSampling(), DeviceSampling(0.8, 2**63 + 5)])
+SAMPLINGS = (
+    DeviceSampling(),
+    DeviceSampling(0.8, 2**63 + 5),
+    DeviceSampling(0.8, 3, filters=Filters(top_k=7)),
+    DeviceSampling(1.5, 4, filters=Filters(top_p=0.6)),
+    DeviceSampling(1.5, 5, filters=Filters(min_p=0.3)),
+    DeviceSampling(2.0, 6, filters=Filters(30, 0.8, 0.01)),
+    DeviceSampling(filters=Filters(top_k=1)),
+)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_its_own_sampling_draws_what_the_host_would(backend: DecodeBackend, sampling: DeviceSampling) -> None:
-    params = SamplingParams(temperature=sampling.temperature, seed=sampling.seed)
+    filters = sampling.filters if sampling.filtered else NO_FILTERS
+    params = SamplingParams(temperature=sampling.temperature, seed=sampling.seed, **asdict(filters))
     backend.prefill(IDS)
     expected, token = [], IDS[-1]
     for at in range(20, 30):

@@ -7,6 +7,7 @@ import pytest
 import jitmk
 from jitmk.engine.generation import text_decoder
 from jitmk.engine.result import FinishReason
+from jitmk.reference.ops.sample_filter import Filters
 from tests.support.scripted import ScriptedBackend, bundled_tokenizer, scripted_model
 
 MULTI_BYTE = "naïve façade — 日本語 🙂👩‍👧 Ω"
@@ -77,10 +78,17 @@ def test_the_beginning_of_a_stop_string_at_the_end_is_text() -> None:
     assert "good morning".startswith(result.text) and result.text and result.finish_reason == "length"
 
 
-def test_plain_sampling_is_left_to_the_backend_and_the_rest_is_not() -> None:
+def test_draws_are_left_to_the_backend_and_what_needs_logits_is_not() -> None:
     model = scripted_model("good")
     model.generate("x", max_new_tokens=3, temperature=1.0, seed=1)
-    assert "decode_stream" in backend_of(model).calls
+    model.generate("x", max_new_tokens=3, temperature=0.5, seed=2, top_k=4, top_p=0.9, min_p=0.1)
+    plain, filtered = backend_of(model).samplings
+    assert (plain.temperature, plain.seed, plain.filtered) == (1.0, 1, False)
+    assert (filtered.temperature, filtered.seed, filtered.filters) == (0.5, 2, Filters(4, 0.9, 0.1))
+    assert "step_logits" not in backend_of(model).calls
+    backend_of(model).calls.clear()
+    model.generate("x", max_new_tokens=3, repetition_penalty=1.1, temperature=1.0, top_k=4)
+    assert backend_of(model).calls == ["prefill", "step_logits", "step_logits"]
     backend_of(model).calls.clear()
     result = model.generate("x", max_new_tokens=3, logprobs=2)
     assert backend_of(model).calls == ["prefill", "step_logits", "step_logits"]

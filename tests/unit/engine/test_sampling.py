@@ -22,6 +22,7 @@ from transformers.generation.logits_process import (
 from jitmk.engine.philox import gumbel
 from jitmk.engine.sampling import SamplingParams, process_logits, sample
 from jitmk.errors import ConfigError, GenerationError, JitmkError
+from jitmk.reference.ops.sample_filter import Filters
 
 
 def theirs(params: SamplingParams) -> Any:
@@ -116,10 +117,12 @@ def test_logprobs_are_those_of_the_model() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, -math.inf])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_are_not_numbers_are_an_error(bad: float, temperature: float) -> None:
+@pytest.mark.parametrize(
+    "knobs", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_k": 2, "top_p": 0.5, "min_p": 0.1}]
+)
+def test_logits_that_are_not_numbers_are_an_error(bad: float, knobs: dict[str, Any]) -> None:
     with pytest.raises(GenerationError, match="position 3 are not numbers"):
-        sample(torch.full((4,), bad), SamplingParams(temperature=temperature), 3, [])
+        sample(torch.full((4,), bad), SamplingParams(**knobs), 3, [])
 
 
 @pytest.mark.parametrize(
@@ -173,11 +176,18 @@ def test_values_are_normalised() -> None:
 def test_what_the_device_can_sample_alone() -> None:
     assert not SamplingParams().needs_logits
     assert not SamplingParams(temperature=0.8, seed=3, stop=("x",)).needs_logits
-    assert not SamplingParams(top_k=1).needs_logits
-    asked: list[dict[str, Any]] = [{"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}, {"logprobs": 0}]
-    for values in asked:
-        assert SamplingParams(temperature=0.8, **values).needs_logits
+    knobs: list[dict[str, Any]] = [{"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}]
+    for values in knobs:
+        assert not SamplingParams(temperature=0.8, **values).needs_logits
+        assert SamplingParams(temperature=0.8, logprobs=0, **values).needs_logits
     assert SamplingParams(repetition_penalty=1.1).needs_logits
+    assert SamplingParams(logprobs=0).needs_logits
+
+
+def test_filters_are_those_of_a_draw() -> None:
+    assert SamplingParams(temperature=0.8, top_k=5, top_p=0.9, min_p=0.1).filters == Filters(5, 0.9, 0.1)
+    assert not SamplingParams(temperature=0.8).filters.active
+    assert not SamplingParams(top_k=1).filters.active, "greedy decoding has nothing to filter"
 
 
 FILE = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 40, "eos_token_id": [5, 6], "max_length": 20}

@@ -79,7 +79,7 @@ def test_stats_and_listing(cache: KernelCache, pretend: PretendCompiler) -> None
     one, two = make(cache, pretend, "one"), make(cache, pretend, "two")
     age(two, 1)
     stats = upkeep.stats(cache)
-    assert stats.counts == {"kernel": 2, "quarantine": 0, "failed": 0, "temporary": 0}
+    assert stats.counts == {"kernel": 2, "tuning": 0, "quarantine": 0, "failed": 0, "temporary": 0}
     assert stats.total_bytes == sum(path.stat().st_size for path in cache.kernels.rglob("*") if path.is_file())
     listed = upkeep.kernels(cache)
     assert [meta.key for _, meta in listed if meta] == [one.key, two.key]

@@ -13,6 +13,7 @@ from jitmk.model.checkpoint import RandomCheckpoint
 from jitmk.model.spec import ModelSpec, RopeKind
 from jitmk.program.program import BufferKind
 from jitmk.reference.machine import ReferenceMachine
+from jitmk.reference.ops.sample_filter import Filters
 from jitmk.reference.weights import ReferenceWeights
 from tests.support.tiny import tiny_spec
 from tests.support.truth import mean_kl, relative_error, transformers_logits
@@ -131,6 +132,21 @@ def test_sampling_draws_with_the_noise_of_the_next_position() -> None:
         assert sampler.step(5, 0, temperature=1.5, seed=seed).token == result.token
         tokens.add(result.token)
     assert len(tokens) > 1
+
+
+def test_filters_restrict_the_draw_and_not_the_logits() -> None:
+    spec = tiny_spec()
+    sampler, tokens = machine(spec, noise=gumbel), set()
+    for seed in range(12):
+        result = sampler.step(5, 0, temperature=5.0, seed=seed, filters=Filters(top_k=3), want_logits=True)
+        assert result.logits is not None and result.logits.isfinite().all()
+        best = result.logits.topk(3).indices
+        keys = result.logits / 5.0 + gumbel(seed, 1, spec.vocab_size)
+        assert result.token == int(best[keys[best].argmax()])
+        tokens.add(result.token)
+    assert len(tokens) == 3
+    greedy = sampler.step(5, 0, filters=Filters(top_p=0.1), want_logits=True)
+    assert greedy.logits is not None and greedy.token == int(greedy.logits.argmax())
 
 
 def test_sampling_needs_noise() -> None:

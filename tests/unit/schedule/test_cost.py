@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jitmk.model.spec import LayerSpec, ModelSpec
 from jitmk.program.lowering import lower
-from jitmk.schedule.cost import TimeModel, UnitCost, choose_splits, split_ladder, unit_cost
+from jitmk.schedule.cost import TimeModel, UnitCost, choose_split_steps, choose_splits, split_ladder, unit_cost
 from tests.support.programs import phase_index
 from tests.support.tiny import tiny_spec
 
@@ -22,6 +22,14 @@ def test_splits_of_llama_1b_on_an_h200(context: int, splits: int) -> None:
     assert choose_splits(LLAMA_1B, 132, context) == splits
 
 
+@pytest.mark.parametrize(("heads", "head_dim", "measured"), [(32, 64, 461), (24, 128, 212)])
+def test_one_split_pays_about_as_long_as_was_measured(heads: int, head_dim: int, measured: int) -> None:
+    spec = replace(LLAMA_1B, num_heads=heads, head_dim=head_dim)
+    (_, first), (second, more) = choose_split_steps(spec, 132, 131072)[:2]
+    assert first == 1 and more == 4
+    assert abs(second - measured) <= 64, "four tiles"
+
+
 @settings(deadline=None)
 @given(
     st.sampled_from([LLAMA_1B, tiny_spec(), tiny_spec(num_heads=16, num_kv_heads=1), tiny_spec(num_kv_heads=4)]),
@@ -30,15 +38,19 @@ def test_splits_of_llama_1b_on_an_h200(context: int, splits: int) -> None:
 )
 def test_splits_come_from_the_ladder_and_grow(spec: ModelSpec, sms: int, context: int) -> None:
     ladder = split_ladder(spec, sms)
-    assert ladder == tuple(sorted(set(ladder))) and ladder[0] == 1 and len(ladder) <= 9
+    assert ladder == tuple(sorted(set(ladder))) and ladder[0] == 1 and len(ladder) <= 17
     chosen = choose_splits(spec, sms, context)
     assert chosen in ladder
-    assert chosen <= choose_splits(spec, sms, 8 * context)
+    steps = choose_split_steps(spec, sms, context)
+    firsts, splits = zip(*steps, strict=True)
+    assert firsts[0] == 0 and firsts[-1] <= context and set(splits) <= set(ladder)
+    assert list(firsts) == sorted(set(firsts)) and list(splits) == sorted(set(splits))
+    assert choose_split_steps(spec, sms, 8 * context)[: len(steps)] == steps
 
 
 def test_ladder_fills_the_sms() -> None:
-    assert split_ladder(LLAMA_1B, 132) == (1, 2, 4, 8, 16)
-    assert split_ladder(tiny_spec(num_kv_heads=1), 100) == (1, 2, 4, 8, 16, 32, 64, 100)
+    assert split_ladder(LLAMA_1B, 132) == (1, 2, 3, 4, 6, 8, 12, 16)
+    assert split_ladder(tiny_spec(num_kv_heads=1), 100) == (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 100)
     assert split_ladder(LLAMA_1B, 4) == (1,), "fewer SMs than head groups"
 
 

@@ -83,6 +83,23 @@ def test_too_many_candidates() -> None:
         verify(make_schedule(program, MAX_CANDIDATES + 1))
 
 
+def test_two_instructions_of_the_head_on_one_sm() -> None:
+    """They would wait for each other where a draw is filtered."""
+    whole = make_schedule(lower(tiny_spec(num_layers=1)), 3)
+    head = phase_index(whole.program, "lm_head")
+    sm, place = place_of(whole, head)
+    queue = list(whole.queues[sm])
+    a = queue[place]
+    half = a.unit_count // 2
+    assert half
+    queue[place : place + 1] = [
+        Assignment(head, a.unit_begin, half, a.unit_stride),
+        Assignment(head, a.unit_begin + half * a.unit_stride, a.unit_count - half, a.unit_stride),
+    ]
+    with pytest.raises(ScheduleError, match=rf"'lm_head' .* in 2 instructions on SM {sm}; .*one of them at most"):
+        verify(with_queue(whole, sm, queue))
+
+
 def with_buffer(program: Program, buffer: Buffer) -> Program:
     """The program with a buffer of that name replaced everywhere."""
 

@@ -121,6 +121,8 @@ constexpr int ELEMENTWISE_VALUES = 256;
 constexpr int HOST_TOKENS = 4096;
 constexpr int NO_TOKEN = 2147483647;
 constexpr u32 STOP_BIT = 2147483648u;
+constexpr int FILTER_BINS = 16;
+constexpr int FILTER_ROUND_WORDS = 128;
 
 // Words from one copy of a buffer to the next, for a batch of one.
 __device__ constexpr int copy_stride(int words) { return (words + 31) / 32 * 32; }
@@ -136,6 +138,9 @@ struct Params {
   u32* kv_ready;  // [layers][kv_heads] epoch of the last append
   float* logits;  // [steps][vocabulary], or null
   const int* forced_tokens;  // [steps] tokens to read instead of the sampled ones, or null
+  float* filter_values;  // [2][units * 8] logits and keys, where there are filters
+  u64* filter_words;  // [shares] the largest logit of each
+  u64* filter_sums;  // [rounds + 1][lines][16] sums over the SMs, four a line
   u64* host_tokens;  // ring in host memory, indexed by epoch
   volatile u32* report;  // hang report in host memory
   u64* trace;  // [sms][queue_length][marks] cycles, in kernels built for tracing
@@ -143,6 +148,7 @@ struct Params {
   u64 deadline_ns;  // how long a wait may take
   i64 kv_layer_stride;  // bytes
   i64 kv_head_stride;  // bytes
+  double top_p;  // 1: no restriction
   int sms;  // CTAs of the launch
   int queue_length;  // instructions of a queue, the end included
   int position;  // of the first step's token: tokens in the cache
@@ -150,8 +156,14 @@ struct Params {
   u32 epoch;  // of the first step
   int first_token;  // the first step's token; negative: made by the launch before
   int window;  // chunk loads in flight at most
+  int window_ahead;  // the same while the ring is more than half full
   int greedy;  // whether the noise is left out
   float inverse_temperature;  // 1 when greedy
+  int filters;  // whether top_k, top_p or largest_drop restrict the draw
+  int shares;  // instructions of the LM head, on an SM each
+  int top_k;  // 0: no restriction
+  float drop_scale;  // powers of two in the probability for each unit of the logit
+  float largest_drop;  // min_p, in powers of two below the most probable token
   u32 seed_low;  // key of the noise
   u32 seed_high;
   int stop_tokens;  // how many of stop_token are in use
@@ -174,6 +186,8 @@ enum class Wait : u32 {
   NOTHING = 12,
   APPENDED = 13,
   BARRIER = 14,
+  FILTER = 15,
+  FILTERED = 16,
 };
 
 // Points of an instruction at which a traced kernel notes the time.

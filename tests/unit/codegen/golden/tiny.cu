@@ -246,7 +246,47 @@ struct Op0 {
 
 // qkv
 struct Op1 {
-  struct Config {
+  struct LoadConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 64;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
+  struct ConsumeConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 64;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::RMS;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 2;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
+  struct StoreConfig {
     static constexpr int ROWS = 640;
     static constexpr int COLUMNS = 64;
     static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
@@ -260,17 +300,16 @@ struct Op1 {
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
-    static constexpr int INPUT_COPIES = 2;
+    static constexpr int INPUT_COPIES = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
   };
-  using Shape = vm::Matvec<Config>;
 
-  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<Shape>(loader, in); }
-  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<Shape>(consumer, in); }
-  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<Shape>(storer, in); }
+  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<vm::Matvec<LoadConfig>>(loader, in); }
+  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<vm::Matvec<ConsumeConfig>>(consumer, in); }
+  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<vm::Matvec<StoreConfig>>(storer, in); }
 };
 
 // attention
@@ -300,9 +339,49 @@ struct Op2 {
 
 // o_proj
 struct Op3 {
-  struct Config {
-    static constexpr int ROWS = 64;
+  struct LoadConfig {
+    static constexpr int ROWS = 0;
     static constexpr int COLUMNS = 384;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 2;
+    static constexpr int CHUNKS = 1;
+  };
+  struct ConsumeConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 384;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 2;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 2;
+    static constexpr int CHUNKS = 1;
+  };
+  struct StoreConfig {
+    static constexpr int ROWS = 64;
+    static constexpr int COLUMNS = 0;
     static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::RESIDUAL;
     static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
     static constexpr float NORM_EPS = 0.000000000e+00f;
@@ -314,85 +393,46 @@ struct Op3 {
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
-    static constexpr int INPUT_COPIES = 2;
+    static constexpr int INPUT_COPIES = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 2;
-    static constexpr int BLOCKS = 2;
-    static constexpr int CHUNKS = 1;
+    static constexpr int BLOCKS = 0;
+    static constexpr int CHUNKS = 0;
   };
-  using Shape = vm::Matvec<Config>;
 
-  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<Shape>(loader, in); }
-  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<Shape>(consumer, in); }
-  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<Shape>(storer, in); }
+  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<vm::Matvec<LoadConfig>>(loader, in); }
+  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<vm::Matvec<ConsumeConfig>>(consumer, in); }
+  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<vm::Matvec<StoreConfig>>(storer, in); }
 };
 
 // gate_up
 struct Op4 {
-  struct Config {
-    static constexpr int ROWS = 192;
+  struct LoadConfig {
+    static constexpr int ROWS = 0;
     static constexpr int COLUMNS = 64;
-    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::GATED;
-    static constexpr vm::Prologue PROLOGUE = vm::Prologue::RMS;
-    static constexpr float NORM_EPS = 1.000000000e-05f;
-    static constexpr bool NORM_BIAS = false;
-    static constexpr vm::NormKind POST = vm::NormKind::NONE;
-    static constexpr bool POST_BIAS = false;
-    static constexpr float POST_SCALE = 1.000000000e+00f;
-    static constexpr bool BIAS = true;
-    static constexpr vm::Activation ACTIVATION = vm::Activation::SILU;
-    static constexpr float SCALE = 1.000000000e+00f;
-    static constexpr float SOFT_CAP = 0.000000000e+00f;
-    static constexpr int INPUT_COPIES = 2;
-    static constexpr int RESIDUAL_COPIES = 1;
-    static constexpr int OUTPUT_COPIES = 2;
-    static constexpr int BLOCKS = 1;
-    static constexpr int CHUNKS = 1;
-  };
-  using Shape = vm::Matvec<Config>;
-
-  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<Shape>(loader, in); }
-  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<Shape>(consumer, in); }
-  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<Shape>(storer, in); }
-};
-
-// down
-struct Op5 {
-  struct Config {
-    static constexpr int ROWS = 64;
-    static constexpr int COLUMNS = 96;
-    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::RESIDUAL;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
     static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
     static constexpr float NORM_EPS = 0.000000000e+00f;
     static constexpr bool NORM_BIAS = false;
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
-    static constexpr bool BIAS = true;
+    static constexpr bool BIAS = false;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
-    static constexpr int INPUT_COPIES = 2;
+    static constexpr int INPUT_COPIES = 1;
     static constexpr int RESIDUAL_COPIES = 1;
-    static constexpr int OUTPUT_COPIES = 2;
+    static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
   };
-  using Shape = vm::Matvec<Config>;
-
-  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<Shape>(loader, in); }
-  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<Shape>(consumer, in); }
-  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<Shape>(storer, in); }
-};
-
-// lm_head
-struct Op6 {
-  struct Config {
-    static constexpr int ROWS = 101;
+  struct ConsumeConfig {
+    static constexpr int ROWS = 0;
     static constexpr int COLUMNS = 64;
-    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::LOGITS;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
     static constexpr vm::Prologue PROLOGUE = vm::Prologue::RMS;
-    static constexpr float NORM_EPS = 1.000000000e-05f;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
     static constexpr bool NORM_BIAS = false;
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
@@ -407,11 +447,166 @@ struct Op6 {
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
   };
-  using Shape = vm::Matvec<Config>;
+  struct StoreConfig {
+    static constexpr int ROWS = 192;
+    static constexpr int COLUMNS = 64;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::GATED;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::RMS;
+    static constexpr float NORM_EPS = 1.000000000e-05f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = true;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::SILU;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 2;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
 
-  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<Shape>(loader, in); }
-  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<Shape>(consumer, in); }
-  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<Shape>(storer, in); }
+  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<vm::Matvec<LoadConfig>>(loader, in); }
+  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<vm::Matvec<ConsumeConfig>>(consumer, in); }
+  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<vm::Matvec<StoreConfig>>(storer, in); }
+};
+
+// down
+struct Op5 {
+  struct LoadConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 96;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
+  struct ConsumeConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 96;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 2;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
+  struct StoreConfig {
+    static constexpr int ROWS = 64;
+    static constexpr int COLUMNS = 0;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::RESIDUAL;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = true;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 2;
+    static constexpr int BLOCKS = 0;
+    static constexpr int CHUNKS = 0;
+  };
+
+  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<vm::Matvec<LoadConfig>>(loader, in); }
+  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<vm::Matvec<ConsumeConfig>>(consumer, in); }
+  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<vm::Matvec<StoreConfig>>(storer, in); }
+};
+
+// lm_head
+struct Op6 {
+  struct LoadConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 64;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
+  struct ConsumeConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 64;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::RMS;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 2;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
+  struct StoreConfig {
+    static constexpr int ROWS = 101;
+    static constexpr int COLUMNS = 64;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::LOGITS;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::RMS;
+    static constexpr float NORM_EPS = 1.000000000e-05f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
+
+  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<vm::Matvec<LoadConfig>>(loader, in); }
+  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<vm::Matvec<ConsumeConfig>>(consumer, in); }
+  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<vm::Matvec<StoreConfig>>(storer, in); }
 };
 
 // sample
@@ -463,46 +658,38 @@ struct Op9 {
 struct Ops {
   __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) {
     switch (in.variant()) {
-      case 0: return Op0::load(loader, in);
-      case 1: return Op1::load(loader, in);
-      case 2: return Op2::load(loader, in);
-      case 3: return Op3::load(loader, in);
-      case 4: return Op4::load(loader, in);
-      case 5: return Op5::load(loader, in);
-      case 6: return Op6::load(loader, in);
-      case 7: return Op7::load(loader, in);
-      case 8: return Op8::load(loader, in);
-      case 9: return Op9::load(loader, in);
+case 0: return Op0::load(loader, in);
+case 1: case 4: case 6: return Op1::load(loader, in);
+case 2: case 8: return Op2::load(loader, in);
+case 3: return Op3::load(loader, in);
+case 5: return Op5::load(loader, in);
+case 7: return Op7::load(loader, in);
+case 9: return Op9::load(loader, in);
     }
   }
 
   __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) {
     switch (in.variant()) {
-      case 0: return Op0::consume(consumer, in);
-      case 1: return Op1::consume(consumer, in);
-      case 2: return Op2::consume(consumer, in);
-      case 3: return Op3::consume(consumer, in);
-      case 4: return Op4::consume(consumer, in);
-      case 5: return Op5::consume(consumer, in);
-      case 6: return Op6::consume(consumer, in);
-      case 7: return Op7::consume(consumer, in);
-      case 8: return Op8::consume(consumer, in);
-      case 9: return Op9::consume(consumer, in);
+case 0: return Op0::consume(consumer, in);
+case 1: case 4: case 6: return Op1::consume(consumer, in);
+case 2: case 8: return Op2::consume(consumer, in);
+case 3: return Op3::consume(consumer, in);
+case 5: return Op5::consume(consumer, in);
+case 7: return Op7::consume(consumer, in);
+case 9: return Op9::consume(consumer, in);
     }
   }
 
   __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) {
     switch (in.variant()) {
-      case 0: return Op0::store(storer, in);
-      case 1: return Op1::store(storer, in);
-      case 2: return Op2::store(storer, in);
-      case 3: return Op3::store(storer, in);
-      case 4: return Op4::store(storer, in);
-      case 5: return Op5::store(storer, in);
-      case 6: return Op6::store(storer, in);
-      case 7: return Op7::store(storer, in);
-      case 8: return Op8::store(storer, in);
-      case 9: return Op9::store(storer, in);
+case 0: return Op0::store(storer, in);
+case 1: return Op1::store(storer, in);
+case 2: case 8: return Op2::store(storer, in);
+case 3: case 5: return Op3::store(storer, in);
+case 4: return Op4::store(storer, in);
+case 6: return Op6::store(storer, in);
+case 7: return Op7::store(storer, in);
+case 9: return Op9::store(storer, in);
     }
   }
 };

@@ -51,11 +51,15 @@ def number(text: str) -> float:
     return value
 
 
-def add_json(parser: argparse.ArgumentParser, kind: str) -> None:
-    """Adds --json FILE; where it is not given the caller takes `records.default_path(kind, ...)`."""
+def add_json(parser: argparse.ArgumentParser, kind: str, other: str = "") -> None:
+    """Adds --json FILE; where it is not given the caller takes `records.default_path(kind, ...)`.
+
+    Args:
+        other: what the help says of further defaults.
+    """
     parser.add_argument(
         "--json",
         type=Path,
         metavar="FILE",
-        help=f"where to write the results (default: benchmarks/results/{kind}-<gpu>.json)",
+        help=f"where to write the results (default: benchmarks/results/{kind}-<gpu>.json{other})",
     )

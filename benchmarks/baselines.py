@@ -165,7 +165,7 @@ def measure(
     """Decodes with transformers.
 
     Args:
-        config: config.json of a Llama. kind: one of `KINDS`.
+        config: config.json of any family. kind: one of `KINDS`.
         context: tokens of the prompt. tokens: new ones, the first of which is not timed.
         turn: is called when everything is compiled and warm, and returns when it may be measured.
 
@@ -173,12 +173,11 @@ def measure(
         {"times": microseconds a decoded token of each of `REPEATS` runs, "first_ms": of the run before them}.
     """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
+    import transformers
 
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device(device):
-        model = LlamaForCausalLM(LlamaConfig(**config))
-    model.train(False)
+    from benchmarks.truth import transformers_model
+
+    model = transformers_model(config, torch.bfloat16, torch.device(device))
     prompt = torch.randint(config["vocab_size"], (1, context), device=device)
 
     def forward(ids: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
@@ -188,11 +187,11 @@ def measure(
     step: Callable[..., torch.Tensor] = forward
     if kind != "eager":
         step = torch.compile(forward, mode="reduce-overhead" if kind == "cuda-graphs" else "default", fullgraph=True)
-    cache = StaticCache(config=model.config, max_cache_len=context + tokens)
+    cache: Any = transformers.StaticCache(config=model.config, max_cache_len=context + tokens)
 
     def decode() -> float:
         """Prefill, then `tokens` - 1 timed steps; microseconds a step."""
-        cache.reset()  # type: ignore[no-untyped-call]
+        cache.reset()
         token = forward(prompt, torch.arange(context, device=device), cache)
         position = torch.tensor([context], device=device)
         _synchronize(device)

@@ -2,10 +2,12 @@
 
     python -m benchmarks.decode
     python -m benchmarks.decode --models llama-3.2-1b --contexts 128,1024 --baselines none --json result.json
+    python -m benchmarks.decode --family-models
 
 Weights are random, batch 1, greedy. Every model's tokens are compared with fp32 first; one that does not compute what
 it should is not measured, and the exit status is 1. The ceiling is the time to read the step's weights and the keys and
-values of the mean context once.
+values of the mean context once. `--family-models` measures models of other families than Llama at a context of 128 and
+shows each beside the Llama of the nearest size; their results have a file of their own, families-<gpu>.json.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ from typing import Any
 
 import torch
 
+from benchmarks import families
 from benchmarks.arguments import add_json, count, counts, names, number
 from benchmarks.baselines import KINDS, run_baselines
 from benchmarks.compare import add_fail_on_regression, committed_records, report
 from benchmarks.environment import clocks_under_load, describe
-from benchmarks.measure import CHECK_TOKENS, Live, announce, open_gpu, workloads
+from benchmarks.measure import CHECK_TOKENS, Live, announce, open_gpu, usable_contexts, workloads
 from benchmarks.plot import draw
 from benchmarks.records import (
     JITMK,
@@ -39,7 +42,7 @@ from benchmarks.records import (
     write_results,
 )
 from benchmarks.references import NOTE, references_of
-from benchmarks.shapes import CONFIGS
+from benchmarks.shapes import CONFIGS, FAMILY_MODELS, LLAMAS
 from benchmarks.truth import require_transformers
 from jitmk.cuda.device import Device
 from jitmk.errors import JitmkError
@@ -68,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         require_transformers()
         gpu = open_gpu()
-        committed = default_path("decode", gpu.name)
+        committed = default_path(args.kind, gpu.name)
         path: Path = args.json or committed
         before = _records_before(args, committed)
         results = Results(describe(gpu))
@@ -84,7 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print_results(results.records, results.failures, args.models)
     print(f"results: {path}")
-    _draw(results.records, path.with_suffix(".svg"))
+    if args.family_models:
+        families.report(results.records, default_path("decode", gpu.name))
+    else:
+        _draw(results.records, path.with_suffix(".svg"))
     status = 1 if any(failure.baseline == JITMK for failure in results.failures) else 0
     if before is not None:
         status |= report(before, results.records, args.fail_on_regression)
@@ -149,12 +155,14 @@ def _measure_models(gpu: Device, args: argparse.Namespace, results: Results) -> 
     """Measures jitmk on every model; returns what the baselines are to decode, with ceilings of the same moment."""
     jobs = []
     for name in args.models:
-        own = [(context, args.tokens) for context in args.contexts]
-        others = [(context, args.baseline_tokens) for context in args.baseline_contexts] if args.baselines else []
+        longest = max(args.tokens, CHECK_TOKENS)
         try:
+            contexts = usable_contexts(name, args.contexts, longest)
+            own = [(context, args.tokens) for context in contexts]
+            others = [(context, args.baseline_tokens) for context in args.baseline_contexts] if args.baselines else []
             found = workloads(gpu, name, own + others)
             jobs += found[len(own) :]
-            with Live.open(gpu, name, max(args.contexts) + max(args.tokens, CHECK_TOKENS)) as live:
+            with Live.open(gpu, name, max(contexts) + longest) as live:
                 measure_model(gpu, live, found[: len(own)], args.repeats, results)
         except (JitmkError, torch.cuda.OutOfMemoryError) as error:
             results.failures.append(Failure(name, JITMK, str(error)))
@@ -185,25 +193,31 @@ def _draw(records: Sequence[Record], path: Path) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode", description=__doc__.splitlines()[0])
-    known = ", ".join(CONFIGS)
-    parser.add_argument(
-        "--models", type=names(CONFIGS), default=list(CONFIGS), metavar="A,B", help=f"of {known} (default: all)"
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--models",
+        type=names(CONFIGS),
+        metavar="A,B",
+        help=f"of {', '.join(CONFIGS)} (default: {','.join(LLAMAS)})",
+    )
+    which.add_argument(
+        "--family-models",
+        action="store_true",
+        help=f"measure {', '.join(FAMILY_MODELS)}: at 128 alone, without baselines, unless told otherwise",
     )
     parser.add_argument(
         "--contexts",
         type=counts,
-        default=[128, 4096, 8192],
         metavar="N,M",
-        help="prompt lengths (default: 128,4096,8192)",
+        help="prompt lengths (default: 128,4096,8192; with --family-models 128)",
     )
     parser.add_argument("--tokens", type=count(2), default=512, metavar="N", help="tokens a run (default: 512)")
     parser.add_argument("--repeats", type=count(1), default=5, metavar="N", help="timed runs (default: 5)")
     parser.add_argument(
         "--baselines",
         type=names(KINDS, none=True),
-        default=list(KINDS),
         metavar="A,B",
-        help=f"of {', '.join(KINDS)}; or none (default: all)",
+        help=f"of {', '.join(KINDS)}; or none (default: all, or none for families)",
     )
     parser.add_argument(
         "--baseline-contexts", type=counts, default=[128], metavar="N,M", help="their prompt lengths (default: 128)"
@@ -219,7 +233,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="S",
         help="seconds that each may take to compile, and again to run (default: 240)",
     )
-    add_json(parser, "decode")
+    add_json(parser, "decode", " or, of families, families-<gpu>.json")
     parser.add_argument(
         "--compare",
         type=Path,
@@ -230,6 +244,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_fail_on_regression(parser)
     args = parser.parse_args(arguments)
+    family = args.family_models
+    args.kind = "families" if family else "decode"
+    args.models = args.models or list(FAMILY_MODELS if family else LLAMAS)
+    args.contexts = args.contexts or ([128] if family else [128, 4096, 8192])
+    if args.baselines is None:
+        args.baselines = [] if family else list(KINDS)
     if args.fail_on_regression is not None and args.compare is None:
         args.compare = COMMITTED
     return args

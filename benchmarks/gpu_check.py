@@ -2,10 +2,10 @@
 
     python -m benchmarks.gpu_check --out results [--only tests,memcheck] [--tokens 512]
 
-Runs the GPU tests, compute-sanitizer's memcheck and racecheck on a small model, the numerics of full-size shapes, and
-the benchmarks: decode (without its baselines; changes since the committed results are printed), sampling and prefill,
-which fail where a target is missed. Logs and JSON go to the output folder; exits with 1 where anything failed or could
-not run.
+Runs the GPU tests, every family against transformers, compute-sanitizer's memcheck and racecheck on a small model, the
+numerics of full-size shapes, and the benchmarks: decode (without its baselines; changes since the committed results are
+printed), and sampling, prefill and startup, which fail where a target is missed. Logs and JSON go to the output folder;
+exits with 1 where anything failed or could not run.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def checks(out: Path, tokens: int) -> tuple[Check, ...]:
     python = sys.executable
     return (
         Check("tests", (python, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu"), 420),
+        Check("models", (python, "-m", "pytest", "-q", "-m", "gpu", "tests/models"), 420),
         Check("memcheck", (*_SANITIZER, "memcheck", python, *_TARGET), 300),
         Check("racecheck", (*_SANITIZER, "racecheck", python, *_TARGET, "--race-check"), 420),
         Check(
@@ -67,6 +68,7 @@ def checks(out: Path, tokens: int) -> tuple[Check, ...]:
         ),
         Check("sampling", (python, "-m", "benchmarks.sampling", "--json", str(out / "sampling.json")), 240),
         Check("prefill", (python, "-m", "benchmarks.prefill", "--json", str(out / "prefill.json")), 240),
+        Check("startup", (python, "-m", "benchmarks.startup", "--json", str(out / "startup.json")), 480),
     )
 
 

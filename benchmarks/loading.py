@@ -27,10 +27,11 @@ from jitmk.engine.arena import load_weights
 from jitmk.engine.backend import DeviceSampling
 from jitmk.engine.loading import matrix_slabs
 from jitmk.engine.select import open_backend, select_backend
-from jitmk.model.checkpoint import Checkpoint, RandomCheckpoint
+from jitmk.model.checkpoint import Checkpoint, RandomCheckpoint, stored_shapes
 from jitmk.model.families import spec_from_config
 from jitmk.model.files import read_config
-from jitmk.model.spec import weight_shapes
+from jitmk.model.spec import WeightKey, weight_shapes
+from jitmk.model.tensors import put
 from jitmk.model.weight_files import INDEX_FILE, weight_files
 from jitmk.program.packing import UNIT_ROWS, pack
 from jitmk.program.weights import WeightPlan, plan_weights
@@ -118,13 +119,22 @@ def write_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     family = spec_from_config(config)
-    source, shapes = RandomCheckpoint(family.spec, device=device), weight_shapes(family.spec)
-    keys = {family.tensors[key].name: key for key in shapes}
-    groups = split({name: 2 * math.prod(shapes[key]) for name, key in keys.items()}, shard_bytes)
+    source, shapes = RandomCheckpoint(family.spec, device=device), stored_shapes(family)
+    keys: dict[str, list[WeightKey]] = {name: [] for name in shapes}
+    for key in weight_shapes(family.spec):
+        keys[family.tensors[key].name].append(key)
+
+    def made(name: str) -> torch.Tensor:
+        stored = torch.zeros(shapes[name], dtype=torch.bfloat16, device=device)
+        for key in keys[name]:
+            put(stored, family.tensors[key], source.tensor(key))
+        return stored.cpu()
+
+    groups = split({name: 2 * math.prod(shape) for name, shape in shapes.items()}, shard_bytes)
     weight_map: dict[str, str] = {}
     for number, group in enumerate(groups, start=1):
         shard = f"model-{number:05}-of-{len(groups):05}.safetensors"
-        save_file({name: source.tensor(keys[name]).cpu() for name in group}, folder / shard, {"format": "pt"})
+        save_file({name: made(name) for name in group}, folder / shard, {"format": "pt"})
         weight_map |= dict.fromkeys(group, shard)
     index = {"metadata": {"total_size": checkpoint_bytes(config)}, "weight_map": weight_map}
     (folder / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")

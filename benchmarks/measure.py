@@ -7,6 +7,7 @@ into text.
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,23 +18,24 @@ import torch
 
 from benchmarks.records import BenchmarkError, Comparison, Workload
 from benchmarks.shapes import CONFIGS, model_spec, step_bytes
-from benchmarks.truth import SteppedBackend, compare, decode, random_prompt
+from benchmarks.truth import SteppedBackend, compare, decode, has_truth, random_prompt
 from jitmk.cuda.device import Device
-from jitmk.engine.backend import DecodeBackend
+from jitmk.engine.backend import DecodeBackend, DeviceSampling
 from jitmk.engine.ceiling import measure_stream_ceiling
 from jitmk.engine.launcher import MegakernelLauncher
 from jitmk.engine.megakernel import MegakernelBackend
 from jitmk.engine.model import Model
 from jitmk.engine.select import open_backend, select_backend
 from jitmk.model.checkpoint import RandomCheckpoint, WeightSource
+from jitmk.model.families import spec_from_config
 from jitmk.model.tokenizer import Tokenizer
 from jitmk.settings import get_settings
 
 CHECK_TOKENS = 64
 """New tokens of a prompt that are compared with the truth before anything is timed."""
 
-_LAUNCH_TOKENS = 160
-"""New tokens over which the host's cost of a launch is measured: ten launches and the first token."""
+_LAUNCHES = 32
+"""Launches whose cost for the host is measured."""
 
 
 class LiveBackend(DecodeBackend, SteppedBackend, Protocol):
@@ -93,9 +95,18 @@ class Live:
         return timings.ms_per_token * 1000, timings.prefill_ms
 
     def host_launch_us(self, context: int) -> float:
-        """Microseconds that a launch keeps the host, the median of a generation's."""
+        """Microseconds that a launch into an idle stream keeps the host: the median of `_LAUNCHES`, of a step each.
+
+        This is what `MegakernelLauncher.launch` does before it returns: filling in the parameters, and the driver's
+        part. Nothing is under way before each of them. Generation queues a launch behind the one that runs; there the
+        driver keeps the host for longer, while the GPU is busy and nobody waits for that launch.
+        """
+        self.generate(context, 2)  # fills the cache, and warms up
         with timed_calls(MegakernelLauncher, "launch") as seconds:
-            self.generate(context, _LAUNCH_TOKENS)
+            for _ in range(_LAUNCHES):
+                self.backend.reset()  # waits until the launch before has ended
+                for _ in self.backend.decode_stream(0, context, 1, DeviceSampling()):
+                    pass
         return statistics.median(seconds) * 1e6
 
     def __enter__(self) -> Live:
@@ -112,6 +123,27 @@ def require_sound(comparisons: Sequence[Comparison]) -> None:
         raise BenchmarkError(
             "it was not measured, for it does not compute what it should: " + "; ".join(map(str, failed))
         )
+
+
+def usable_contexts(name: str, contexts: Sequence[int], tokens: int) -> list[int]:
+    """The prompt lengths behind which a shape has room for `tokens` new ones that can be held against the truth.
+
+    Says which are left out. Raises BenchmarkError where none remains.
+    """
+    spec = spec_from_config(CONFIGS[name]).spec
+    usable = []
+    for context in contexts:
+        if context + tokens > spec.max_positions:
+            why = f"it has {spec.max_positions} positions, {context} + {tokens} do not fit"
+        elif not has_truth(spec, context, tokens):
+            why = "its rotary frequencies change while it generates, so that there is no truth in one pass"
+        else:
+            usable.append(context)
+            continue
+        print(f"{name} at {context} is left out: {why}", file=sys.stderr)
+    if not usable:
+        raise BenchmarkError(f"no context is left for {name}: {why}; choose others with --contexts")
+    return usable
 
 
 def workloads(gpu: Device, name: str, runs: Sequence[tuple[int, int]]) -> list[Workload]:

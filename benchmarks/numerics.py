@@ -20,7 +20,7 @@ from benchmarks.arguments import count, counts, names
 from benchmarks.environment import describe
 from benchmarks.records import Comparison, write_json
 from benchmarks.shapes import CONFIGS
-from benchmarks.truth import compare, decode, require_transformers
+from benchmarks.truth import compare, decode, has_truth, require_transformers
 from jitmk.cuda.device import Device
 from jitmk.engine.megakernel import MegakernelBackend
 from jitmk.errors import JitmkError
@@ -53,10 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(gpu: Device, name: str, contexts: Sequence[int], tokens: int) -> list[Comparison]:
-    """Decodes with jitmk, then compares; contexts that the model is too short for are left out."""
+    """Decodes with jitmk, then compares; contexts that the model has no room for, or no truth, are left out."""
     config, source = _model(name)
     spec = spec_from_config(config).spec
-    contexts = [context for context in contexts if context + tokens <= spec.max_positions]
+    contexts = [
+        context for context in contexts if context + tokens <= spec.max_positions and has_truth(spec, context, tokens)
+    ]
     if not contexts:
         return []
     backend = MegakernelBackend(

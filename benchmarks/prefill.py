@@ -1,6 +1,6 @@
 """Milliseconds from a prompt to its first logits, beside transformers (SDPA, bf16) on the same GPU.
 
-    python -m benchmarks.prefill --models llama-3.2-1b --contexts 512,8192 --json prefill.json
+    python -m benchmarks.prefill --models llama-3.2-1b --contexts 128,512,2048,8192 --json prefill.json
 
 Both fill a KV cache and end with the last token's logits in fp32 on the GPU; both are loaded at once and take turns.
 jitmk's logits and tokens are compared with fp32 first. Exits with 1 where that does not hold, or where jitmk takes
@@ -21,10 +21,10 @@ import torch
 
 from benchmarks.arguments import add_json, count, counts, names
 from benchmarks.environment import describe
-from benchmarks.measure import CHECK_TOKENS, Live, announce, open_gpu
+from benchmarks.measure import CHECK_TOKENS, Live, announce, open_gpu, usable_contexts
 from benchmarks.records import DTYPE, JITMK, default_path, format_table, write_json
 from benchmarks.shapes import CONFIGS
-from benchmarks.truth import default_dtype, random_prompt, require_transformers
+from benchmarks.truth import random_prompt, require_transformers, transformers_model
 from jitmk.errors import JitmkError
 
 TRANSFORMERS = "transformers SDPA"
@@ -94,12 +94,7 @@ def measure(
 
 def transformers_prefill(config: Mapping[str, Any], device: torch.device) -> Callable[[Sequence[int]], torch.Tensor]:
     """From a prompt to its last logits, through a model with random weights in bf16."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    with_sdpa = {**config, "attn_implementation": "sdpa"}
-    with default_dtype(torch.bfloat16), device:
-        model = LlamaForCausalLM(LlamaConfig(**with_sdpa))
-    model.train(False)
+    model = transformers_model(config, torch.bfloat16, device)
 
     @torch.inference_mode()
     def prefill(prompt: Sequence[int]) -> torch.Tensor:
@@ -140,10 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         environment = describe(gpu)
         print(announce(gpu, environment), file=sys.stderr)
         for name in args.models:
-            with Live.open(gpu, name, max(args.contexts) + CHECK_TOKENS) as live:
-                checks += live.check(args.contexts)
+            contexts = usable_contexts(name, args.contexts, CHECK_TOKENS)
+            with Live.open(gpu, name, max(contexts) + CHECK_TOKENS) as live:
+                checks += live.check(contexts)
                 systems = {JITMK: live.backend.prefill, TRANSFORMERS: transformers_prefill(CONFIGS[name], device)}
-                for context in args.contexts:
+                for context in contexts:
                     prompt = random_prompt(live.model.spec.vocab_size, context)
                     records += measure(name, prompt, systems, args.repeats, device)
     except JitmkError as error:
@@ -170,7 +166,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--models", type=names(CONFIGS), default=["llama-3.2-1b"], metavar="A,B", help="(default: llama-3.2-1b)"
     )
     parser.add_argument(
-        "--contexts", type=counts, default=[512, 8192], metavar="N,M", help="tokens of the prompts (512,8192)"
+        "--contexts",
+        type=counts,
+        default=[128, 512, 2048, 8192],
+        metavar="N,M",
+        help="tokens of the prompts (default: 128,512,2048,8192)",
     )
     parser.add_argument("--repeats", type=count(1), default=20, metavar="N", help="timed runs (default: 20)")
     add_json(parser, "prefill")

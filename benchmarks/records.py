@@ -61,8 +61,9 @@ class Record:
         baseline: the system: "jitmk", or a value of `baselines.KINDS`.
         us_per_token: median over the runs, microseconds; all_us_per_token: each run's mean.
         tokens_per_second: of decoding; ratio: us_per_token / ceiling_us.
-        prefill_ms: median time to the first token; host_launch_us: median time that a launch keeps the host; first_ms:
-            the first run, compiling included, while others did so too. None where it was not measured.
+        prefill_ms: median time to the first token; host_launch_us: median time that a launch into an idle stream keeps
+            the host; first_ms: the first run, compiling included, while others did so too. None where it was not
+            measured.
     """
 
     model: str

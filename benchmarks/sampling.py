@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.arguments import add_json, count, names
 from benchmarks.environment import describe
-from benchmarks.measure import CHECK_TOKENS, Live, announce, open_gpu
+from benchmarks.measure import CHECK_TOKENS, Live, announce, open_gpu, usable_contexts
 from benchmarks.records import DTYPE, default_path, format_table, write_json
 from benchmarks.shapes import CONFIGS
 from benchmarks.truth import require_transformers
@@ -122,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         environment = describe(gpu)
         print(announce(gpu, environment), file=sys.stderr)
         for name in args.models:
+            usable_contexts(name, [args.context], max(args.tokens, CHECK_TOKENS))
             with Live.open(gpu, name, args.context + max(args.tokens, CHECK_TOKENS)) as live:
                 checks += live.check([args.context])
                 records += measure(live, args.context, args.tokens, args.repeats)

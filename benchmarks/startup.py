@@ -40,6 +40,7 @@ from benchmarks.shapes import CONFIGS, model_spec
 from jitmk import jit
 from jitmk.arch import GpuArch
 from jitmk.codegen import render
+from jitmk.codegen.prefill import render_prefill
 from jitmk.cuda.device import Device
 from jitmk.engine.step_programs import DeviceProgram, kernel_variants, prepare
 from jitmk.errors import CompilerNotFoundError, DeviceError, JitmkError
@@ -128,7 +129,10 @@ def measure_schedule(model: str, arch: GpuArch, repeats: int) -> list[Measuremen
 
 
 def measure_compile(models: Sequence[str], arch: GpuArch, repeats: int) -> list[Measurement | Skipped]:
-    """Seconds to render and compile each model's kernel into an empty cache, with NVRTC and with NVCC."""
+    """Seconds to render and compile each model's megakernel into an empty cache, with NVRTC and with NVCC.
+
+    The details say how long prefill's kernels take, which are compiled then too.
+    """
     found: list[Measurement | Skipped] = []
     for name, use_nvrtc, target in (("NVRTC", True, 2.0), ("NVCC", False, None)):
         settings = replace(get_settings(), use_nvrtc=use_nvrtc)
@@ -142,15 +146,16 @@ def measure_compile(models: Sequence[str], arch: GpuArch, repeats: int) -> list[
             runs, kernel = [seconds for seconds, _ in built], built[-1][1]
             details = {"compiler": compiler.build, "arch": arch.name, "cubin_bytes": len(kernel.cubin)}
             details |= {"registers": kernel.info.registers, "spilled_bytes": kernel.info.spills}
+            details["prefill_s"] = _timed(build_anew, model, arch, settings, for_prefill=True)[0]
             median = statistics.median(runs)
             found.append(Measurement(f"{name} compile {model}", median, "s", target, runs=runs, details=details))
     return found
 
 
-def build_anew(model: str, arch: GpuArch, settings: Settings) -> jit.CompiledKernel:
-    """A model's kernel, rendered and compiled with a cache that is empty."""
+def build_anew(model: str, arch: GpuArch, settings: Settings, *, for_prefill: bool = False) -> jit.CompiledKernel:
+    """A model's megakernel, or its kernels for prefill, rendered and compiled with a cache that is empty."""
     with tempfile.TemporaryDirectory() as cache:
-        return _build(model, arch, replace(settings, cache_dir=Path(cache)))
+        return _build(model, arch, replace(settings, cache_dir=Path(cache)), for_prefill)
 
 
 def measure_loading(model: str, gpu: Device, folder: Path | None, repeats: int) -> list[Measurement]:
@@ -166,7 +171,8 @@ def measure_loading(model: str, gpu: Device, folder: Path | None, repeats: int) 
         _say(f"writing {checkpoint_bytes(config) / 1e9:.1f} GB of random weights to {checkpoint}")
         write_checkpoint(checkpoint, config, torch.device("cuda", gpu.index))
         torch.cuda.empty_cache()
-        _build(model, gpu.arch, replace(get_settings(), use_nvrtc=True, cache_dir=cache))
+        for for_prefill in (False, True):
+            _build(model, gpu.arch, replace(get_settings(), use_nvrtc=True, cache_dir=cache), for_prefill)
         runs = []
         for _ in range(repeats):
             warm_page_cache(checkpoint)
@@ -258,9 +264,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if all(one.met for one in measured) else 1
 
 
-def _build(model: str, arch: GpuArch, settings: Settings) -> jit.CompiledKernel:
+def _build(model: str, arch: GpuArch, settings: Settings, for_prefill: bool) -> jit.CompiledKernel:
     spec = model_spec(model, MAX_SEQ_LEN)
-    return jit.build(render(kernel_variants(spec), spec, arch), arch, settings=settings)
+    source = render_prefill(spec) if for_prefill else render(kernel_variants(spec), spec, arch)
+    return jit.build(source, arch, settings=settings)
 
 
 def _timed(work: Callable[..., _Result], *arguments: Any, **named: Any) -> tuple[float, _Result]:

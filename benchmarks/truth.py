@@ -7,8 +7,8 @@ be off by. Tokens must be the truth's wherever its two best logits are further a
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,8 @@ from benchmarks.records import BenchmarkError, Comparison
 from jitmk.engine.backend import DeviceSampling
 from jitmk.model.checkpoint import WeightSource
 from jitmk.model.families import spec_from_config
+from jitmk.model.spec import ModelSpec, RopeKind
+from jitmk.model.tensors import put
 
 
 class SteppedBackend(Protocol):
@@ -79,7 +81,7 @@ def compare(
 
     Args:
         name: for the comparisons.
-        config: config.json of a Llama. source: its weights.
+        config: config.json of any family. source: its weights.
         decoded: what the backend made of the prompts.
         device: where transformers runs; it needs 4 bytes a weight there.
     """
@@ -92,6 +94,21 @@ def compare(
     return comparisons
 
 
+def has_truth(spec: ModelSpec, context: int, tokens: int) -> bool:
+    """Whether decoding `tokens` behind a prompt is one pass over all of them, which is what the truth is.
+
+    It is not where rotary frequencies depend on the length of the sequence and change while it is generated: keys stay
+    in the cache as they were rotated, and one pass rotates all of them alike.
+    """
+    length = context + tokens - 1  # the last token is not an input
+    for rope in spec.ropes:
+        if length > rope.original_max_positions and (
+            rope.kind is RopeKind.DYNAMIC or (rope.kind is RopeKind.LONGROPE and context <= rope.original_max_positions)
+        ):
+            return False
+    return True
+
+
 def require_transformers() -> None:
     """Raises BenchmarkError where transformers is not installed."""
     if importlib.util.find_spec("transformers") is None:
@@ -99,6 +116,25 @@ def require_transformers() -> None:
             "nothing is measured that was not compared with transformers first, and transformers is not installed: "
             "run pip install -e '.[bench]'"
         )
+
+
+def transformers_model(config: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
+    """A model of transformers with random weights, made where it is to run, ready to be run.
+
+    Its attention is torch's SDPA, but for models of which transformers says that they need its own (soft caps).
+
+    Args:
+        config: config.json of any family. dtype, device: of the weights.
+    """
+    import transformers
+
+    classes: Any = transformers  # without types
+    with device:
+        # The type is said, because a config may name another one; a copy is given, because its dicts are written to.
+        copied = classes.AutoConfig.for_model(**deepcopy(dict(config)))
+        model = classes.AutoModelForCausalLM.from_config(copied, dtype=dtype)
+    model.train(False)
+    return model
 
 
 def _transformers_logits(
@@ -109,16 +145,12 @@ def _transformers_logits(
     device: torch.device,
 ) -> list[torch.Tensor]:
     """fp32 [len(generated), vocab_size] on the CPU for each prompt, from one forward pass of all its tokens."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    with default_dtype(dtype), device:
-        model = LlamaForCausalLM(LlamaConfig(**config))
+    model = transformers_model(config, dtype, device)
     parameters = dict(model.named_parameters())
+    logits = []
     with torch.inference_mode():
-        for key, reference in spec_from_config(dict(config)).tensors.items():
-            parameters[reference.name].copy_(source.tensor(key))
-        model.train(False)
-        logits = []
+        for key, reference in spec_from_config(config).tensors.items():
+            put(parameters[reference.name], reference, source.tensor(key))
         for made in decoded:
             ids = torch.tensor([made.prompt + made.generated[:-1]], device=device)
             logits.append(model(ids, use_cache=False, logits_to_keep=len(made.generated)).logits[0].float().cpu())
@@ -126,17 +158,6 @@ def _transformers_logits(
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return logits
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Makes tensors of this type inside, and of what it was before outside."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _comparison(name: str, made: Decoded, rounded: torch.Tensor, true: torch.Tensor) -> Comparison:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from jitmk.errors import SettingsError as SettingsError
     from jitmk.errors import TokenizerError as TokenizerError
     from jitmk.errors import UnsupportedModelError as UnsupportedModelError
+    from jitmk.model.families import register_family as register_family
     from jitmk.settings import Settings as Settings
     from jitmk.settings import get_settings as get_settings
 
@@ -47,6 +48,7 @@ _EXPORTS: dict[str, str] = {
     "FinishReason": "jitmk.engine.result",
     "GenerationResult": "jitmk.engine.result",
     "Timings": "jitmk.engine.result",
+    "register_family": "jitmk.model.families",
     "Settings": "jitmk.settings",
     "get_settings": "jitmk.settings",
     **dict.fromkeys(

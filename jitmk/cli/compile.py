@@ -91,11 +91,13 @@ def _targets(names: list[str] | None) -> list[GpuArch]:
 def _compile(spec: ModelSpec, arch: GpuArch) -> _Outcome:
     from jitmk import jit
     from jitmk.codegen import render
+    from jitmk.codegen.prefill import render_prefill
     from jitmk.engine.step_programs import kernel_variants
 
     begin = time.perf_counter()
     try:
         kernel = jit.build(render(kernel_variants(spec), spec, arch), arch)
+        jit.build(render_prefill(spec), arch)  # too small to be worth a line in the table
     except JitmkError as error:
         return _Outcome(arch, None, error, time.perf_counter() - begin)
     return _Outcome(arch, kernel, None, time.perf_counter() - begin)

@@ -65,7 +65,7 @@ PARAM_FIELDS = (
     Field("weights", _POINTER, "const unsigned char*", "the weight arena"),
     Field("constants", _POINTER, "const float*", "norm weights and biases"),
     Field("kv", _POINTER, "unsigned char*", "[layers][kv_heads][tiles][tile bytes]"),
-    Field("rope", _POINTER, "const float2*", "[positions][rotary_dim / 2] cos and sin"),
+    Field("rope", _POINTER, "const float2*", "cos and sin (program/rope_layout.py)"),
     Field("words", _POINTER, "u64*", "the word arena: every buffer between phases"),
     Field("token_words", _POINTER, "u64*", "[sms] the token of the step before"),
     Field("kv_ready", _POINTER, "u32*", "[layers][kv_heads] epoch of the last append"),
@@ -126,8 +126,10 @@ class Wait(IntEnum):
     PARTIAL_EMPTY = 10  # a free slot for partial sums; slot
     CONSUMERS = 11  # the other consumer warps
     NOTHING = 12  # the warp has not waited in this instruction
-    FILTER = 13  # the other SMs, in the search for a sampling filter's threshold; round
-    FILTERED = 14  # the storer, until it has applied the sampling filters
+    APPENDED = 13  # KV_APPEND of a head; key/value head
+    BARRIER = 14  # the other SMs; first SM of the batch
+    FILTER = 15  # the other SMs, in the search for a sampling filter's threshold; round
+    FILTERED = 16  # the storer, until it has applied the sampling filters
 
 
 class Mark(IntEnum):

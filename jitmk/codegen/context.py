@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jitmk.arch import GpuArch
+from jitmk.codegen.constants import Constant, constants_of
+from jitmk.codegen.sharing import Code, Role, role_config, shared_code
 from jitmk.errors import CodegenError
-from jitmk.model.spec import Activation, ModelSpec
+from jitmk.model.spec import ModelSpec
+from jitmk.program.configs import MAX_GROUP, AttentionConfig, MatvecConfig, RopeConfig
 from jitmk.program.isa import Opcode
 from jitmk.program.kv_layout import KvLayout
-from jitmk.program.packing import CHUNK_BYTES, CONSUMER_WARPS, MatrixLayout, ceil_div
-from jitmk.program.program import (
-    MAX_GROUP,
-    AttentionConfig,
-    AttentionReduceConfig,
-    EmbedConfig,
-    MatvecConfig,
-    SampleConfig,
-    Variant,
-)
+from jitmk.program.packing import CHUNK_BYTES, CONSUMER_WARPS, ceil_div
+from jitmk.program.program import Variant
 
 FIXED_SHARED_BYTES = 10240
 """Shared memory that is neither ring nor slices, at most; the device code works out the exact size."""
@@ -32,20 +26,20 @@ SLICE_ALIGNMENT = 128
 
 @dataclass(frozen=True)
 class OpContext:
-    """One variant: its place in the kernel, its opcode's template and the template's arguments, in order."""
+    """One variant: its place in the kernel, its opcode's template, and its config as constants of the device code.
+
+    `constants` are those of the whole config, `role_constants` those that a role's code may depend on, by its name.
+    """
 
     index: int
     name: str
     opcode: Opcode
-    shape: tuple[str, ...]
+    constants: tuple[Constant, ...]
+    role_constants: Mapping[str, tuple[Constant, ...]]
 
     @property
     def template(self) -> str:
         return f"ops/{self.opcode.value}.cuh.j2"
-
-    @property
-    def arguments(self) -> str:
-        return ", ".join(self.shape)
 
 
 @dataclass(frozen=True)
@@ -75,11 +69,9 @@ class RenderContext:
     chunk_bytes: int
     head_dim: int
     max_group: int
-    norm_eps: str
-    score_scale: str
-    activation: Activation
     build: BuildOptions
     ops: tuple[OpContext, ...]
+    codes: Mapping[str, tuple[Code, ...]]
 
 
 def render_context(
@@ -100,6 +92,11 @@ def render_context(
         )
     if KvLayout(spec.head_dim).tile_bytes > CHUNK_BYTES:
         raise CodegenError(f"head_dim = {spec.head_dim} is too wide; 256 is the most")
+    for config in (variant.config for variant in variants):
+        if isinstance(config, AttentionConfig | RopeConfig) and config.rotary_dim % 4:
+            raise CodegenError(
+                f"rotary_dim = {config.rotary_dim}: the device code rotates multiples of 4; use another backend"
+            )
     return RenderContext(
         arch.name,
         arch.shared_bytes_per_block,
@@ -107,12 +104,16 @@ def render_context(
         CHUNK_BYTES,
         spec.head_dim,
         MAX_GROUP,
-        _float(spec.norm_eps),
-        _float(spec.attention_scale * math.log2(math.e)),
-        spec.activation,
         build,
-        tuple(OpContext(i, v.name, v.opcode, _shape(v)) for i, v in enumerate(variants)),
+        tuple(map(_op, range(len(variants)), variants)),
+        {role.value: shared_code(variants, role) for role in Role},
     )
+
+
+def _op(index: int, variant: Variant) -> OpContext:
+    config = variant.config
+    by_role = {role.value: constants_of(role_config(config, role)) for role in Role}
+    return OpContext(index, variant.name, variant.opcode, constants_of(config), by_role)
 
 
 def ring_chunks(variants: Sequence[Variant], arch: GpuArch) -> int:
@@ -125,55 +126,13 @@ def _widest_slice_bytes(variants: Sequence[Variant]) -> int:
     return ceil_div(max(map(_slice_bytes, variants)), SLICE_ALIGNMENT) * SLICE_ALIGNMENT
 
 
-def _float(value: float) -> str:
-    """A C++ float literal that keeps every bit."""
-    return f"{value:.9e}f"
-
-
-def _bool(value: bool) -> str:
-    return "true" if value else "false"
-
-
 def _slice_bytes(variant: Variant) -> int:
     """Shared memory that the variant wants for one consumer warp."""
     config = variant.config
     if isinstance(config, MatvecConfig):
-        return config.layout.slice_columns * 2
+        # The slice in bf16; behind a post-norm also the fp32 sum that it is made from (vm/prologue.cuh).
+        return config.layout.slice_columns * (2 if config.post is None else 6)
     if isinstance(config, AttentionConfig):
         # Of heads wider than 128 a warp keeps half the value dims (csrc_headers/jitmk/vm/attention.cuh).
         return config.group * (config.head_dim // 2 if config.head_dim > 128 else config.head_dim) * 4
     return 0
-
-
-def _shape(variant: Variant) -> tuple[str, ...]:
-    """The template arguments of the variant's shape, in the order of the struct in csrc_headers."""
-    config = variant.config
-    if isinstance(config, EmbedConfig):
-        layout = MatrixLayout(config.vocab_size, config.hidden_size)
-        blocks = (layout.blocks, layout.chunks) if config.tied else (0, 0)
-        return str(config.hidden_size), _bool(config.tied), str(blocks[0]), str(blocks[1]), str(config.output_copies)
-    if isinstance(config, MatvecConfig):
-        return (
-            str(config.rows),
-            str(config.columns),
-            str(config.layout.blocks),
-            str(config.layout.chunks),
-            f"vm::Epilogue::{config.epilogue.name}",
-            _bool(config.norm),
-            _bool(config.bias),
-            str(config.input_copies),
-            str(config.output_copies),
-        )
-    if isinstance(config, AttentionConfig):
-        return (
-            str(config.heads),
-            str(config.kv_heads),
-            str(config.head_dim),
-            str(config.group),
-            _bool(config.partial),
-            str(config.output_copies),
-        )
-    if isinstance(config, AttentionReduceConfig):
-        return str(config.heads), str(config.head_dim), str(config.output_copies)
-    assert isinstance(config, SampleConfig)
-    return ()

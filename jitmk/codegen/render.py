@@ -18,7 +18,7 @@ from jitmk.codegen import abi
 from jitmk.codegen.context import PLAIN, BuildOptions, render_context
 from jitmk.errors import CodegenError
 from jitmk.model.spec import ModelSpec
-from jitmk.program import isa, packing, program
+from jitmk.program import configs, isa, packing, program
 from jitmk.resources import headers_dir, templates_dir
 
 KERNEL_NAME = "jitmk_decode"
@@ -45,6 +45,7 @@ def render(variants: Sequence[program.Variant], spec: ModelSpec, arch: GpuArch, 
         isa=isa,
         operand_index=isa.operand_index,
         program=program,
+        configs=configs,
         packing=packing,
         abi=abi,
         waits=_members(abi.Wait),

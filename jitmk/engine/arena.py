@@ -58,6 +58,11 @@ class WeightArena:
         rows = unpack(units, len(ids) * UNIT_ROWS, head.layout.columns).view(len(ids), UNIT_ROWS, -1)
         return rows[torch.arange(len(ids), device=ids.device), ids % UNIT_ROWS].float()
 
+    def position_embedding(self, positions: torch.Tensor) -> torch.Tensor:
+        """Rows of the learned positions, fp32 [n, hidden_size], for positions int64 [n]."""
+        table = self.plan.matrices["position_embedding"]
+        return self._stored(table).view(table.layout.rows, table.layout.columns)[positions].float()
+
     def vector(self, name: str) -> torch.Tensor:
         """A view of a constant vector, fp32 [values]."""
         vector = self.plan.vectors[name]

@@ -5,11 +5,14 @@ phase is held to the reference opcode applied to *this backend's own* inputs of 
 rounding of one phase, and it has a bound. In the bounds below, |a| is taken elementwise. Rounding to bf16 is off by at
 most 2^-8, relative to the number, so two roundings of nearly the same number are at most 2^-7 apart.
 
-    projection   slack * |W| |x| / rms + 2^-7 |y|. slack is 2^-14 where x is rounded to bf16 as in the reference: only
-                 the order of fp32 sums differs. It is 2^-7 for the torch backend, which on a CPU rounds neither its
-                 input nor the norm's product.
-    gate and up  the projection's bound through f(g) u: |f(g)| du + 1.1 |u| dg, for |silu'| is at most 1.1
-    residual     the projection's bound; it is kept in fp32
+    projection   slack * |W| |p(x)| + 2^-7 |y|, p the prologue. slack is 2^-14 where x is rounded to bf16 as in the
+                 reference: only the order of fp32 sums differs. It is 2^-10 where p norms before it rounds, for fp32
+                 noise tips some of its roundings, and 2^-7 for the torch backend, which on a CPU rounds neither its
+                 input nor what p makes of it
+    activation   the projection's bound through f(y): 1.13 dy, for no activation is steeper
+    gate and up  through f(g) u: |f(g)| du + 1.13 |u| dg
+    residual     the projection's bound, scaled; it is kept in fp32
+    norm         2^-18 of the largest value, for the sums, and 2^-7 |y| where the result is rounded
     cache        2^-7 (|k1| + |k2|): the two terms of a rotation
     attention    d = 2^-7 scale |q||k| is by how much rounding moves a score, where |q||k| is the largest product of one
                  component (only a rounding that fp32 noise tips over differs), for the torch backend twice the largest
@@ -26,19 +29,28 @@ from dataclasses import dataclass
 import torch
 
 from jitmk.model.spec import ModelSpec
+from jitmk.program.configs import AttentionConfig, Epilogue, MatvecConfig, NormConfig, Prologue
 from jitmk.program.isa import Opcode
 from jitmk.program.lowering import lower
-from jitmk.program.program import AttentionConfig, Epilogue, MatvecConfig, Phase
-from jitmk.reference.execute import Environment, Sampling, StepInput, appended, execute
+from jitmk.program.program import BufferKind, Phase
+from jitmk.reference.execute import Environment, Sampling, StepInput, appended, execute, matvec_vectors, new_tokens
+from jitmk.reference.ops.activate import apply_activation
+from jitmk.reference.ops.attention import NewToken
+from jitmk.reference.ops.matvec import prologue
+from jitmk.reference.ops.norm import normalise
+from jitmk.reference.ops.rounding import soft_capped
 from jitmk.reference.rope_rows import RopeRows
 from jitmk.reference.weights import StepWeights
+from jitmk.schedule.spans import phase_spans
 
 BF16 = 2.0**-7
 """Largest relative distance of two roundings to bf16 of nearly the same number."""
 
 _ROUNDED_SLACK = 2.0**-14
+_NORMED_SLACK = 2.0**-10
 _UNROUNDED_SLACK = 2.0**-7
-_SILU_SLOPE = 1.1
+_SUMS = 2.0**-18
+_STEEPEST = 1.13
 
 ReadCache = Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]
 """(layer, positions) -> keys and values of the first positions, each [kv_heads, positions, head_dim] on the CPU."""
@@ -123,92 +135,93 @@ class StepChecker:
 
     def _expected(self, phase: Phase, seen: Observation) -> Iterator[_Expected]:
         opcode = phase.variant.opcode
-        if opcode is Opcode.EMBED:
-            outputs = execute(phase, range(phase.units), {}, self._step(seen), self._environment(seen))
-            for operand, values in outputs.items():
-                yield _Expected(phase.buffers[operand].name, values[0], BF16 * values[0].abs())
-        elif opcode is Opcode.MATVEC:
+        if opcode is Opcode.MATVEC:
             yield from self._matvec(phase, seen)
         elif opcode is Opcode.ATTENTION:
             yield from self._attention(phase, seen)
+        elif opcode is not Opcode.SAMPLE:
+            for operand, values in self._outputs(phase, seen).items():
+                yield _Expected(phase.buffers[operand].name, values, self._plain_bound(phase, operand, values))
+
+    def _plain_bound(self, phase: Phase, operand: str, values: torch.Tensor) -> torch.Tensor:
+        """Of embeddings and norms: the sums' order, and the rounding of what is rounded."""
+        rounded = phase.buffers[operand].kind is BufferKind.BF16
+        return _SUMS * values.abs().max() + (BF16 if rounded else _SUMS) * values.abs() + 1e-30
+
+    def _outputs(self, phase: Phase, seen: Observation) -> dict[str, torch.Tensor]:
+        """What the reference makes of the phase's inputs, by operand, each fp32 [values]."""
+        inputs, units = self._inputs(phase, seen), range(phase.units)
+        outputs = execute(phase, units, inputs, self._step(seen), self._environment(seen))
+        if phase.variant.opcode is Opcode.NORM:
+            # Its output may be a part of its buffer: what other phases write there is taken as it was seen.
+            assert isinstance(phase.variant.config, NormConfig)
+            first, whole = phase.numbers["first"], _output(seen, phase.buffers["output"].name).clone()
+            whole[first : first + outputs["output"].shape[1]] = outputs["output"][0]
+            return {"output": whole}
+        return {operand: values[0] for operand, values in outputs.items()}
+
+    def _inputs(self, phase: Phase, seen: Observation) -> dict[str, torch.Tensor]:
+        return {operand: seen.outputs[phase.buffers[operand].name][None] for operand in phase_spans(phase).reads}
 
     def _matvec(self, phase: Phase, seen: Observation) -> Iterator[_Expected]:
         config = phase.variant.config
-        assert isinstance(config, MatvecConfig) and phase.weights is not None
-        inputs = {name: seen.outputs[phase.buffers[name].name][None] for name in _input_operands(phase)}
-        outputs = execute(phase, range(phase.units), inputs, self._step(seen), self._environment(seen))
-        slack = _ROUNDED_SLACK if seen.rounds else _UNROUNDED_SLACK
-        bound = slack * self._magnitudes(phase, config, inputs["input"][0])
+        assert isinstance(config, MatvecConfig)
+        bound, rows = self._row_bound(phase, config, seen)
         if config.epilogue is Epilogue.GATED:
-            raw = self._gate_and_up(phase, config, inputs["input"][0])
-            gate, up = raw[0::2], raw[1::2]
-            activated = torch.nn.functional.silu(gate).abs()
-            bound = activated * bound[1::2] + _SILU_SLOPE * (up.abs() + bound[1::2]) * bound[0::2]
-        for operand, values in outputs.items():
+            gate, up = rows[0::2], rows[1::2]
+            activated = apply_activation(config.activation, gate).abs()
+            bound = activated * bound[1::2] + _STEEPEST * (up.abs() + bound[1::2]) * bound[0::2]
+        elif config.epilogue is Epilogue.ACTIVATED:
+            bound = _STEEPEST * bound
+        bound = config.scale * bound
+        for operand, values in self._outputs(phase, seen).items():
             logits = config.epilogue is Epilogue.LOGITS
             rounding = 0.0 if logits or operand == "residual_out" else BF16
             buffer = "logits" if logits else phase.buffers[operand].name
-            yield _Expected(buffer, values[0], bound + rounding * values[0].abs() + 1e-30)
+            yield _Expected(buffer, values, bound + rounding * values.abs() + 1e-30)
 
-    def _magnitudes(self, phase: Phase, config: MatvecConfig, x: torch.Tensor) -> torch.Tensor:
-        """|W| |prologue(x)| / rms + |b|, fp32 [rows]: what errors of a row's dot product are proportional to."""
-        assert phase.weights is not None
-        operand = x.abs()
-        if phase.norm is not None:
-            scale = torch.rsqrt(x.square().mean() + config.norm_eps)
-            operand = operand * self._weights.vector(phase.norm).abs() * scale
-        magnitudes = self._weights.matrix(phase.weights).abs() @ operand
-        return magnitudes if phase.bias is None else magnitudes + self._weights.vector(phase.bias).abs()
-
-    def _gate_and_up(self, phase: Phase, config: MatvecConfig, x: torch.Tensor) -> torch.Tensor:
-        """The rows of gate and up before the activation, fp32 [rows]."""
-        assert phase.weights is not None and phase.norm is not None
-        scale = torch.rsqrt(x.square().mean() + config.norm_eps)
-        rows = self._weights.matrix(phase.weights) @ (x * self._weights.vector(phase.norm)) * scale
-        return rows if phase.bias is None else rows + self._weights.vector(phase.bias)
+    def _row_bound(self, phase: Phase, config: MatvecConfig, seen: Observation) -> tuple[torch.Tensor, torch.Tensor]:
+        """By how much rounding may move a row of the product, and the rows; both fp32 [rows]."""
+        inputs, vectors = self._inputs(phase, seen), matvec_vectors(phase, self._weights)
+        operand, scale = prologue(config, inputs["input"], vectors, inputs.get("residual_in"))
+        weights = self._weights.matrix(phase.matrices["weights"])
+        magnitudes = ((weights.abs() @ operand[0].abs()) * scale).flatten()
+        rows = ((weights @ operand[0]) * scale).flatten()
+        if vectors.bias is not None:
+            magnitudes, rows = magnitudes + vectors.bias.abs(), rows + vectors.bias
+        normed = config.post is not None or config.prologue is Prologue.LAYER
+        slack = _UNROUNDED_SLACK if not seen.rounds else _NORMED_SLACK if normed else _ROUNDED_SLACK
+        return slack * magnitudes, rows
 
     def _attention(self, phase: Phase, seen: Observation) -> Iterator[_Expected]:
         config = phase.variant.config
-        assert isinstance(config, AttentionConfig) and phase.layer is not None
-        qkv = seen.outputs[phase.buffers["input"].name]
-        step, environment = self._step(seen), self._environment(seen)
-        units = range(phase.units)
-        new = appended(phase, units, qkv[None], step, environment)
+        assert isinstance(config, AttentionConfig)
+        inputs, step, environment = self._inputs(phase, seen), self._step(seen), self._environment(seen)
+        (token,) = new_tokens(phase, inputs, step, environment)
+        new = appended(phase, range(phase.units), inputs, step, environment)
         values = torch.cat([torch.cat((key, value)) for _, _, key, value in new])
-        yield _Expected("keys and values", values, self._cache_bound(config, qkv), cached=True)
-        values = execute(phase, units, {"input": qkv[None]}, step, environment)["output"][0]
-        yield _Expected(phase.buffers["output"].name, values, self._attention_bound(config, phase.layer, seen, values))
+        yield _Expected("keys and values", values, _cache_bound(config, token), cached=True)
+        values = self._outputs(phase, seen)["output"]
+        yield _Expected(phase.buffers["output"].name, values, self._attention_bound(phase, token, seen, values))
 
-    def _cache_bound(self, config: AttentionConfig, qkv: torch.Tensor) -> torch.Tensor:
-        """Bound of what is appended: head after head, its key and then its value."""
-        heads = qkv.abs().view(-1, config.head_dim)
-        keys, values = torch.split(heads[config.heads :], config.kv_heads)
-        half = config.rotary_dim // 2
-        turned = keys[:, :half] + keys[:, half : config.rotary_dim]
-        keys = torch.cat((turned, turned, keys[:, config.rotary_dim :]), dim=1)
-        return BF16 * torch.cat((keys, values), dim=1).flatten() + 1e-30
-
-    def _attention_bound(
-        self, config: AttentionConfig, layer: int, seen: Observation, output: torch.Tensor
-    ) -> torch.Tensor:
-        keys, values = seen.cache(layer, seen.position + 1)
-        ratio, d = config.heads // config.kv_heads, config.head_dim
-        queries = self._rotated_queries(config, layer, seen).view(config.kv_heads, ratio, d)
-        probabilities = (queries @ keys.float().transpose(1, 2) * config.scale).softmax(-1)
+    def _attention_bound(self, phase: Phase, token: NewToken, seen: Observation, output: torch.Tensor) -> torch.Tensor:
+        config = phase.variant.config
+        assert isinstance(config, AttentionConfig) and phase.layer is not None
+        window = phase.numbers["window"] or seen.position + 1
+        keys, values = (old[:, -window:].float() for old in seen.cache(phase.layer, seen.position + 1))
+        normed = _normed(config, token.heads[: config.heads], token.q_norm)
+        half = len(token.cos)
+        low, high, rest = normed[:, :half], normed[:, half : 2 * half], normed[:, 2 * half :]
+        turned = (low * token.cos - high * token.sin, high * token.cos + low * token.sin, rest)
+        queries = torch.cat(turned, dim=1).view(config.kv_heads, -1, config.head_dim)
+        scores = soft_capped(queries @ keys.transpose(1, 2) * config.scale, config.soft_cap)
         if seen.rounds:
-            reach = (queries.abs() * keys.float().abs().amax(1, keepdim=True)).amax(-1, keepdim=True)
+            reach = (queries.abs() * keys.abs().amax(1, keepdim=True)).amax(-1, keepdim=True)
         else:
-            reach = 2 * (queries.abs() @ keys.float().abs().transpose(1, 2)).amax(-1, keepdim=True)
+            reach = 2 * (queries.abs() @ keys.abs().transpose(1, 2)).amax(-1, keepdim=True)
         moved = torch.expm1(2 * BF16 * config.scale * reach) + BF16
-        spread = probabilities @ values.float().abs()
+        spread = scores.softmax(-1) @ values.abs()
         return (moved * spread).flatten() + BF16 * output.abs() + 1e-30
-
-    def _rotated_queries(self, config: AttentionConfig, layer: int, seen: Observation) -> torch.Tensor:
-        cos, sin = self._rope.at(seen.position)
-        heads = seen.outputs[f"layers.{layer}.qkv.output"].view(-1, config.head_dim)[: config.heads]
-        half = len(cos)
-        low, high, rest = heads[:, :half], heads[:, half : 2 * half], heads[:, 2 * half :]
-        return torch.cat((low * cos - high * sin, high * cos + low * sin, rest), dim=1)
 
     def _cached(self, phase: Phase, seen: Observation) -> torch.Tensor:
         assert phase.layer is not None
@@ -227,8 +240,20 @@ class StepChecker:
         return Environment(self._weights, read)
 
 
-def _input_operands(phase: Phase) -> list[str]:
-    return [name for name in ("input", "residual_in") if name in phase.buffers]
+def _normed(config: AttentionConfig, heads: torch.Tensor, norm: torch.Tensor | None) -> torch.Tensor:
+    """Heads as they are rotated."""
+    if norm is None or config.qk_norm is None:
+        return heads
+    return normalise(config.qk_norm, heads, norm, None, config.qk_norm_eps)
+
+
+def _cache_bound(config: AttentionConfig, token: NewToken) -> torch.Tensor:
+    """Bound of what is appended: head after head, its key and then its value."""
+    first_value, half = config.heads + config.kv_heads, len(token.cos)
+    keys = _normed(config, token.heads[config.heads : first_value], token.k_norm).abs()
+    turned = keys[:, :half] + keys[:, half : 2 * half]
+    keys = torch.cat((turned, turned, keys[:, 2 * half :]), dim=1)
+    return BF16 * torch.cat((keys, token.values[first_value:].abs()), dim=1).flatten() + 1e-30
 
 
 def _output(seen: Observation, buffer: str) -> torch.Tensor:

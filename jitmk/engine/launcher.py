@@ -30,7 +30,7 @@ from jitmk.cuda.launch import Launcher
 from jitmk.cuda.memory import HostBuffer
 from jitmk.cuda.module import Module
 from jitmk.engine.backend import DeviceSampling
-from jitmk.engine.step_programs import DeviceProgram
+from jitmk.engine.step_programs import DeviceProgram, Head
 from jitmk.errors import DeviceError, KernelTimeoutError
 from jitmk.program.packing import CONSUMER_WARPS, UNIT_ROWS, ceil_div
 from jitmk.program.program import MAX_CANDIDATES
@@ -55,7 +55,7 @@ class MegakernelLauncher:
         arena_words: words of the largest program.
         kv_flags: layers * kv_heads.
         deadline_ms: how long a wait inside the kernel may last.
-        window: chunk loads in flight an SM.
+        window: chunk loads in flight an SM; window_ahead: the same while its ring is more than half full.
         operands: the fields of KernelParams that stay as they are (weights, constants, kv, rope, strides).
     """
 
@@ -105,12 +105,8 @@ class MegakernelLauncher:
         )
         self._next_epoch = 1
         self._program: DeviceProgram | None = None
-        self._filter_words = torch.zeros(MAX_CANDIDATES, dtype=torch.int64, device=device)
-        # Whatever they hold, differences are what counts: see csrc_headers/jitmk/vm/sample_filter.cuh.
-        self._filter_sums = torch.zeros(FILTER_SUMS, dtype=torch.int64, device=device)
-        self._filter_values = torch.empty(0, device=device)
-        self.params.filter_words = self._filter_words.data_ptr()
-        self.params.filter_sums = self._filter_sums.data_ptr()
+        self._described: tuple[DeviceProgram, DeviceSampling] | None = None
+        self._filters = FilterMemory(device)
 
     def launch(
         self,
@@ -140,23 +136,19 @@ class MegakernelLauncher:
             )
         if self._next_epoch + steps > _EPOCH_LIMIT:
             self._restart_epochs()
-        epoch, params = self._next_epoch, self.params
+        epoch = self._next_epoch
         self._next_epoch += steps
         self._program = program
-        params.instructions = program.queues.data_ptr()
-        params.queue_length = program.queues.shape[1]
+        params = self.params
+        # Only what differs from the launch before: each field costs the host as much as a microsecond.
+        if self._described is None or self._described[0] is not program or self._described[1] is not sampling:
+            describe(params, program, sampling)
+            self._described = program, sampling
         params.first_token, params.position, params.steps, params.epoch = token, position, steps, epoch
         params.logits = 0 if logits is None else logits.data_ptr()
         params.forced_tokens = 0 if forced is None else forced.data_ptr()
-        params.greedy = int(sampling.temperature == 0)
-        params.inverse_temperature = 1.0 if params.greedy else 1.0 / sampling.temperature
-        params.filters = int(sampling.filtered)
         if sampling.filtered:
-            self._set_filters(program, sampling)
-        stops = sampling.stop_tokens[:MAX_STOP_TOKENS]
-        params.stop_tokens = len(stops)
-        params.stop_token[: len(stops)] = stops
-        params.seed_low, params.seed_high = sampling.seed & 0xFFFFFFFF, sampling.seed >> 32
+            self._filters.describe(params, program.head, sampling)
         self._launcher.launch(torch.cuda.current_stream(self._device).cuda_stream)
         return epoch
 
@@ -199,19 +191,6 @@ class MegakernelLauncher:
         self._token_buffer.close()
         self._report_buffer.close()
 
-    def _set_filters(self, program: DeviceProgram, sampling: DeviceSampling) -> None:
-        """The launch parameters of filters, and room for a step's logits and keys."""
-        head, filters, params = program.head, sampling.filters, self.params
-        values = 2 * ceil_div(head.vocab_size, UNIT_ROWS) * UNIT_ROWS
-        if self._filter_values.numel() < values:
-            self._filter_values = torch.empty(values, device=self._device)
-        params.filter_values = self._filter_values.data_ptr()
-        params.shares = head.instructions
-        params.top_k = min(filters.top_k, 2**31 - 1)
-        params.top_p = filters.top_p
-        params.drop_scale = drop_scale(sampling.temperature)
-        params.largest_drop = largest_drop(filters.min_p)
-
     def _look(self, arrived: Callable[[], bool]) -> None:
         """Once in a while during a wait for a token: is the kernel still at it?"""
         if not torch.cuda.current_stream(self._device).query():
@@ -246,11 +225,53 @@ class MegakernelLauncher:
     def _restart_epochs(self) -> None:
         """Forgets every word, so that epochs can count from 1 again."""
         torch.cuda.synchronize(self._device)
-        for words in (self.words, self._token_words, self._kv_ready, self._filter_words):
+        for words in (self.words, self._token_words, self._kv_ready, self._filters.words):
             words.zero_()
         self._tokens[:] = [0] * HOST_TOKENS
         torch.cuda.synchronize(self._device)
         self._next_epoch = 1
+
+
+class FilterMemory:
+    """What SMs share while they look for the threshold of a sampling filter (csrc_headers/jitmk/vm/sample_filter.cuh).
+
+    Attributes:
+        words: int64 [MAX_CANDIDATES]; they carry epochs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.words = torch.zeros(MAX_CANDIDATES, dtype=torch.int64, device=device)
+        # Whatever they hold, differences are what counts.
+        self._sums = torch.zeros(FILTER_SUMS, dtype=torch.int64, device=device)
+        self._values = torch.empty(0, device=device)
+
+    def describe(self, params: KernelParams, head: Head, sampling: DeviceSampling) -> None:
+        """The launch parameters of filters, and room for a step's logits and keys."""
+        filters = sampling.filters
+        values = 2 * ceil_div(head.vocab_size, UNIT_ROWS) * UNIT_ROWS
+        if self._values.numel() < values:
+            self._values = torch.empty(values, device=self.words.device)
+        params.filter_values = self._values.data_ptr()
+        params.filter_words = self.words.data_ptr()
+        params.filter_sums = self._sums.data_ptr()
+        params.shares = head.instructions
+        params.top_k = min(filters.top_k, 2**31 - 1)
+        params.top_p = filters.top_p
+        params.drop_scale = drop_scale(sampling.temperature)
+        params.largest_drop = largest_drop(filters.min_p)
+
+
+def describe(params: KernelParams, program: DeviceProgram, sampling: DeviceSampling) -> None:
+    """Fills in which program a launch runs and how it samples; `FilterMemory` does what filters need besides."""
+    params.instructions = program.queues.data_ptr()
+    params.queue_length = program.queues.shape[1]
+    params.greedy = int(sampling.temperature == 0)
+    params.inverse_temperature = 1.0 if params.greedy else 1.0 / sampling.temperature
+    params.filters = int(sampling.filtered)
+    stops = sampling.stop_tokens[:MAX_STOP_TOKENS]
+    params.stop_tokens = len(stops)
+    params.stop_token[: len(stops)] = stops
+    params.seed_low, params.seed_high = sampling.seed & 0xFFFFFFFF, sampling.seed >> 32
 
 
 def _role(warp: int) -> str:

@@ -72,8 +72,14 @@ def matrix_slabs(
 
 
 def load_vector(source: WeightSource, vector: Vector, device: torch.device) -> torch.Tensor:
-    """A constant vector, fp32 [values] on `device`. Raises CheckpointError where a value is not finite."""
+    """A constant vector, fp32 [values] on `device`, its addend added.
+
+    Raises:
+        CheckpointError: a value is not finite.
+    """
     parts = [_finite(_small_tensor(source, key).to(device, torch.float32), key) for key in vector.keys]
+    if vector.addend:
+        parts = [part + vector.addend for part in parts]
     if vector.join is Join.INTERLEAVE:
         return torch.stack(parts, dim=1).flatten()
     return torch.cat(parts)
@@ -83,7 +89,7 @@ def _small_tensor(source: WeightSource, key: WeightKey) -> torch.Tensor:
     """A vector, read rather than mapped: a file that is cut meanwhile is an error then, not the end of the process."""
     stored = source.stored_rows(key)
     if stored is None:
-        return source.tensor(key)
+        return source.tensor(key).flatten()
     raw = bytearray(stored.count * stored.row_bytes)
     stored.shard.read_into(memoryview(raw), stored.offset)
     return torch.frombuffer(raw, dtype=stored.dtype)

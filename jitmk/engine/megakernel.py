@@ -9,6 +9,7 @@ import torch
 
 from jitmk import jit
 from jitmk.codegen import render
+from jitmk.codegen.prefill import render_prefill
 from jitmk.cuda.device import Device
 from jitmk.engine.arena import load_weights
 from jitmk.engine.backend import DeviceSampling
@@ -16,13 +17,14 @@ from jitmk.engine.kv_cache import KvCache, kv_cache_bytes
 from jitmk.engine.launcher import LAST_TOKEN, MegakernelLauncher
 from jitmk.engine.loading import note_if_slow
 from jitmk.engine.prefill import Prefill, prefill_workspace_bytes
+from jitmk.engine.prefill_kernels import DeviceKernels, KernelOps
 from jitmk.engine.step_programs import StepPrograms, kernel_variants
 from jitmk.engine.tuning import Tuning, find_tuning
 from jitmk.errors import BackendError
 from jitmk.model.checkpoint import WeightSource
-from jitmk.model.rope import rope_table
 from jitmk.model.spec import ModelSpec
 from jitmk.program.program import Buffer, BufferKind
+from jitmk.program.rope_layout import rope_rows
 from jitmk.program.weights import WeightPlan
 from jitmk.settings import Settings
 
@@ -75,6 +77,7 @@ class MegakernelBackend:
         # The kernel first: a model that cannot be compiled for should not be loaded.
         with note_if_slow(f"compiling the megakernel for {arch.name}, once", progress):
             self.kernel = jit.build(render(kernel_variants(spec), spec, arch), arch, settings=settings)
+            for_prefill = jit.build(render_prefill(spec), arch, settings=settings)
         self.tuning_origin = "given"
         if tuning is None:
             tuning, self.tuning_origin = find_tuning(spec, gpu, self.kernel.key, max_seq_len, settings)
@@ -90,9 +93,10 @@ class MegakernelBackend:
         }
         self._arena = load_weights(plan, source, device, also_needed=needed, progress=progress)
         self._cache = KvCache(spec, max_seq_len, device)
-        self._prefill = Prefill(spec, self._arena, self._cache)
-        cos, sin = rope_table(spec.rope, range(max_seq_len), 0)
-        self._rope = torch.stack((cos, sin), dim=-1).contiguous().to(device)
+        self._prefill_kernels = DeviceKernels(gpu, spec, for_prefill.cubin)
+        ops = KernelOps(spec, self._arena, self._cache, self._prefill_kernels)
+        self._prefill = Prefill(spec, self._arena, self._cache, ops)
+        self._rope = torch.stack(rope_rows(spec, range(max_seq_len)), dim=-1).to(device)
         kv = self._cache.tensor
         self._launcher = MegakernelLauncher(
             gpu,
@@ -116,7 +120,7 @@ class MegakernelBackend:
         self._closed = False
 
     def prefill(self, ids: Sequence[int], start: int = 0, *, all_logits: bool = False) -> torch.Tensor:
-        """As `DecodeBackend.prefill`, in plain torch from the packed weights."""
+        """As `DecodeBackend.prefill`, from the packed weights (`engine/prefill_kernels.py`)."""
         self._require_open()
         return self._prefill.run(ids, start, all_logits=all_logits)
 
@@ -135,6 +139,7 @@ class MegakernelBackend:
         The next launch is queued as soon as one has begun, so that the GPU does not wait for the host between them.
         """
         self._require_open()
+        self._programs.expect(position, position + steps)
         epoch: int | None = None
         while steps > 0:
             count = min(steps, STEPS_PER_LAUNCH)
@@ -242,6 +247,8 @@ class MegakernelBackend:
         self._closed = True
         torch.cuda.synchronize(self.device)
         self._launcher.close()
+        self._programs.close()
+        self._prefill_kernels.close()
         del self._launcher, self._prefill, self._arena, self._cache, self._rope, self._logits, self._programs
         torch.cuda.empty_cache()
 

@@ -1,6 +1,6 @@
-"""The forward pass in plain torch: whole prompts, on any device, from whatever form the weights are kept in.
+"""The forward pass over many tokens: whole prompts, on any device, from whatever form the weights are kept in.
 
-Numerics. The residual, RMSNorm, RoPE and the logits are fp32; keys and values are rounded to bf16, for the cache holds
+Numerics. The residual, norms, rotation and logits are fp32; keys and values are rounded to bf16, for the cache holds
 them so. Projections and attention run in the compute type of the weights: bf16 on a GPU, where their results are
 rounded once more; fp32 on a CPU, whose bf16 products are slow. So a GPU rounds what transformers' bf16 path rounds
 except the residual, the norms and the logits, and a CPU less than that.
@@ -8,59 +8,21 @@ except the residual, the norms and the logits, and a CPU less than that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 
-from jitmk.model.rope import rope_table
+from jitmk.engine.attend import attend
+from jitmk.engine.prefill_ops import Block, Cache, Observer, PrefillOps, TorchOps, Weights, ignore
+from jitmk.engine.rope_tables import RopeTables, Rotation
 from jitmk.model.spec import ModelSpec
-from jitmk.program.packing import UNIT_ROWS
 
-Observer = Callable[[str, torch.Tensor], None]
-"""Is shown each buffer of the program (`program/lowering.py`) by name, as fp32 [tokens, values], to copy or look at."""
-
-_PIECE_POSITIONS = 2048
-"""Tokens of a prompt that go through the layers together; bounds the memory of activations."""
-_MASKED_QUERIES = 256
-"""Queries that attend together where attention needs an explicit mask; bounds the memory of the mask."""
-_HEAD_BYTES = 128 << 20
-"""Bytes of the LM head in fp32 that are multiplied at a time."""
-
-
-class Weights(Protocol):
-    """A model's weights by the names of `program/weights.py`, in whatever form they are kept."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """The type of `matrix` and of the activations that it is multiplied with."""
-
-    def matrix(self, name: str) -> torch.Tensor:
-        """A matrix, `compute_dtype` [rows, columns]; possibly a copy that lives as long as the caller keeps it."""
-
-    def head_rows(self, begin: int, end: int) -> torch.Tensor:
-        """Rows of the LM head, fp32 [end - begin, hidden_size]; `begin` is a multiple of 8."""
-
-    def embedding(self, ids: torch.Tensor) -> torch.Tensor:
-        """Rows of the embedding, fp32 [n, hidden_size], for ids int64 [n]."""
-
-    def vector(self, name: str) -> torch.Tensor:
-        """A constant vector, fp32 [values]."""
-
-
-class Cache(Protocol):
-    """The keys and values of one sequence."""
-
-    def write(self, layer: int, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Stores positions from `start` on, rounded to bf16; keys and values are [kv_heads, positions, head_dim]."""
-
-    def read(self, layer: int, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of the first positions, each [kv_heads, positions, head_dim]."""
+_PIECE_POSITIONS = 8192
+"""Tokens of a prompt that go through the layers together at most."""
+_LEAST_PIECE = 512
+"""And at least, where memory is short: with fewer, reading the weights takes longer than multiplying them."""
+_ACTIVATION_BYTES = 1 << 30
+"""What the activations of a piece may take, unless that makes pieces too small."""
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
@@ -70,12 +32,23 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 
 def prefill_workspace_bytes(spec: ModelSpec, max_seq_len: int) -> int:
     """Device memory that a prefill on a GPU needs at most beside weights and cache: an estimate for the check."""
-    piece = min(max_seq_len, _PIECE_POSITIONS)
-    # Twice the largest matrix, for unpacking goes through a padded copy, and the LM head's piece in bf16 and fp32.
+    activations = min(max_seq_len, _piece_positions(spec)) * _token_bytes(spec)
+    # One matrix in rows, twice: its memory may not be free yet when the next one asks. The LM head goes in pieces.
     matrix = 2 * 2 * 2 * spec.intermediate_size * spec.hidden_size
-    activations = piece * (8 * spec.intermediate_size + 16 * spec.hidden_size + 8 * spec.qkv_rows)
+    # Keys and values of everything before a piece, in rows.
     context = 8 * max_seq_len * spec.num_kv_heads * spec.head_dim
-    return matrix + activations + context + 3 * _HEAD_BYTES
+    return activations + matrix + context + (256 << 20)
+
+
+def _token_bytes(spec: ModelSpec) -> int:
+    """Bytes of activations a token, with everything that lives at the same time counted together."""
+    mlp = 2 * (3 if spec.gated else 2) * spec.intermediate_size
+    return mlp + 16 * spec.hidden_size + 8 * spec.qkv_rows
+
+
+def _piece_positions(spec: ModelSpec) -> int:
+    """How many tokens go through the layers together."""
+    return max(_LEAST_PIECE, min(_PIECE_POSITIONS, _ACTIVATION_BYTES // _token_bytes(spec)))
 
 
 class Prefill:
@@ -85,12 +58,13 @@ class Prefill:
         spec: the model.
         weights: its weights; the device is theirs.
         cache: on the same device.
+        ops: what does the work; plain torch when None.
     """
 
-    def __init__(self, spec: ModelSpec, weights: Weights, cache: Cache) -> None:
+    def __init__(self, spec: ModelSpec, weights: Weights, cache: Cache, ops: PrefillOps | None = None) -> None:
         self._spec = spec
-        self._weights = weights
-        self._cache = cache
+        self._ops = TorchOps(spec, weights, cache) if ops is None else ops
+        self._ropes = RopeTables(spec, self._ops.device)
 
     @torch.no_grad()
     def run(
@@ -107,126 +81,105 @@ class Prefill:
         Returns:
             fp32 [vocab_size] on the weights' device; with `all_logits`, fp32 [len(ids), vocab_size] on the CPU.
         """
-        tokens = torch.tensor(list(ids), dtype=torch.int64, device=self._weights.device)
+        tokens = torch.tensor(list(ids), dtype=torch.int64).to(self._ops.device)
         length = start + len(tokens)
+        rotations = self._ropes.rows(start, length, length)
+        whole = all_logits or observe is not None
         logits = torch.empty((len(tokens), self._spec.vocab_size)) if all_logits else torch.empty(0)
-        hidden = logits
-        for begin in range(0, len(tokens), _PIECE_POSITIONS):
-            piece = tokens[begin : begin + _PIECE_POSITIONS]
-            hidden = self._layers(piece, start + begin, length, observe or _ignore)
+        hidden, step = logits, _piece_positions(self._spec)
+        for begin in range(0, len(tokens), step):
+            end = min(len(tokens), begin + step)
+            of_piece = [(cos[begin:end], sin[begin:end]) for cos, sin in rotations]
+            hidden = self._layers(tokens[begin:end], start + begin, of_piece, whole, observe or ignore)
             if all_logits:
-                self._head(hidden, logits[begin : begin + len(piece)])
-        return logits if all_logits else self.last_logits(hidden)
+                self._ops.logits(hidden, logits[begin:end])
+        return logits if all_logits else self._last_logits(hidden)
 
     @torch.no_grad()
     def step(self, token: int, position: int, observe: Observer | None = None) -> torch.Tensor:
         """Logits after one decoded token, fp32 [vocab_size] on the weights' device."""
-        tokens = torch.tensor([token], dtype=torch.int64, device=self._weights.device)
-        hidden = self._layers(tokens, position, 0, observe or _ignore)
-        return self.last_logits(hidden)
+        tokens = torch.tensor([token], dtype=torch.int64).to(self._ops.device)
+        rotations = self._ropes.rows(position, position + 1, 0)
+        return self._last_logits(self._layers(tokens, position, rotations, True, observe or ignore))
 
-    def last_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits of the last of `hidden` fp32 [n, hidden_size] (the residual before the final norm)."""
+    def _last_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits = torch.empty((1, self._spec.vocab_size), device=hidden.device)
-        self._head(hidden[-1:], logits)
+        self._ops.logits(hidden[-1:], logits)
         return logits[0]
 
-    def _layers(self, tokens: torch.Tensor, start: int, prompt_length: int, observe: Observer) -> torch.Tensor:
-        """The residual after the last layer, fp32 [n, hidden_size]; `prompt_length` is what `rope_table` takes."""
-        positions = range(start, start + len(tokens))
-        rope = rope_table(self._spec.rope, positions, prompt_length, self._weights.device)
-        residual = self._weights.embedding(tokens)
-        _show_residual(observe, "embed", residual)
-        for layer in range(self._spec.num_layers):
-            self._attention_block(layer, residual, rope, start, observe)
-            self._mlp_block(layer, residual, observe)
+    def _layers(
+        self, tokens: torch.Tensor, start: int, rotations: list[Rotation], whole: bool, observe: Observer
+    ) -> torch.Tensor:
+        """The residual after the last layer: of all tokens (`whole`), fp32 [n, hidden_size], or of the last one.
+
+        A block's output is added to the residual together with the norm that reads the sum, so it is handed on.
+        """
+        spec, ops = self._spec, self._ops
+        residual = ops.embed(tokens, start)
+        observe("embed.residual", residual)
+        observe("embed.output", residual)
+        block: Block | None = None
+        for layer in range(spec.num_layers):
+            prefix, last = f"layers.{layer}.", layer == spec.num_layers - 1
+            x = ops.add_norm(residual, block, self._name(spec.pre_norm, prefix + "attention_norm"))
+            _show(observe, layer - 1, "down", residual, block)
+            # Beyond the last layer's keys and values, only what the last token makes of them is looked at.
+            rows = len(tokens) if whole or not last else 1
+            attended = self._attention(layer, x, rows, rotations, start, observe)
+            residual, x = residual[-rows:], x[-rows:]
+            block = Block(attended, self._name(spec.post_norm, prefix + "attention_post_norm"))
+            if spec.parallel:
+                ops.add(residual, block)
+            else:
+                x = ops.add_norm(residual, block, self._name(spec.pre_norm, prefix + "mlp_norm"))
+            _show(observe, layer, "o_proj", residual, block)
+            block = Block(self._mlp(layer, x, observe), self._name(spec.post_norm, prefix + "mlp_post_norm"))
+        if block is not None:
+            ops.add(residual, block)
+        _show(observe, spec.num_layers - 1, "down", residual, block)
         return residual
 
-    def _attention_block(
-        self, layer: int, residual: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], start: int, observe: Observer
-    ) -> None:
-        """residual += o_proj(attention(qkv(norm(residual)))), in place."""
+    def _attention(
+        self, layer: int, x: torch.Tensor, rows: int, rotations: list[Rotation], start: int, observe: Observer
+    ) -> torch.Tensor:
+        """o_proj(attention(qkv(x))) of the last `rows` tokens."""
         spec, prefix = self._spec, f"layers.{layer}."
-        normed = self._norm(residual, prefix + "attention_norm")
-        qkv = self._project(normed, prefix + "qkv", spec.qkv_bias)
+        of_layer = spec.layers[layer]
+        qkv = self._ops.project(x, prefix + "qkv", spec.qkv_bias)
         observe(prefix + "qkv.output", qkv)
-        heads = qkv.view(len(qkv), -1, spec.head_dim).transpose(0, 1)
-        queries, keys, values = torch.split(heads, [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads])
-        self._cache.write(layer, start, _rotate(keys, rope), values)
-        attended = self._attend(layer, _rotate(queries, rope), start)
-        observe(prefix + "attention.output", attended)
-        residual += self._project(attended, prefix + "o_proj", spec.o_bias)
-        _show_residual(observe, prefix + "o_proj", residual)
-
-    def _mlp_block(self, layer: int, residual: torch.Tensor, observe: Observer) -> None:
-        """residual += down(silu(gate) * up), in place; gate and up rows alternate."""
-        spec, prefix = self._spec, f"layers.{layer}."
-        normed = self._norm(residual, prefix + "mlp_norm")
-        gate_up = self._project(normed, prefix + "gate_up", spec.mlp_bias)
-        hidden = F.silu(gate_up[:, 0::2]) * gate_up[:, 1::2]
-        observe(prefix + "gate_up.output", hidden)
-        residual += self._project(hidden, prefix + "down", spec.mlp_bias)
-        _show_residual(observe, prefix + "down", residual)
-
-    def _attend(self, layer: int, queries: torch.Tensor, start: int) -> torch.Tensor:
-        """Causal attention over the cache: queries [heads, n, head_dim] -> fp32 [n, heads * head_dim]."""
-        spec, dtype, count = self._spec, self._weights.compute_dtype, queries.shape[1]
-        grouped = queries.to(dtype).view(spec.num_kv_heads, spec.query_group, count, spec.head_dim)
-        total = start + count
-        # Each key/value head is broadcast over its group of query heads without being copied.
-        keys, values = (
-            cached.to(dtype)[:, None].expand(-1, spec.query_group, -1, -1) for cached in self._cache.read(layer, total)
+        rotation = None if of_layer.rope is None else rotations[of_layer.rope]
+        queries, keys, values = self._ops.finish_heads(layer, qkv, rotation, start, observe)
+        attended = attend(
+            queries[:, -rows:],
+            keys,
+            values,
+            scale=spec.attention_scale,
+            window=of_layer.window,
+            soft_cap=spec.attention_soft_cap,
         )
-        if start == 0 or count == 1:
-            pieces = [
-                F.scaled_dot_product_attention(grouped, keys, values, is_causal=count > 1, scale=spec.attention_scale)
-            ]
-        else:
-            pieces = []
-            key_positions = torch.arange(total, device=queries.device)
-            for begin in range(0, count, _MASKED_QUERIES):
-                some = grouped[:, :, begin : begin + _MASKED_QUERIES]
-                last = torch.arange(start + begin, start + begin + some.shape[2], device=queries.device)
-                mask = key_positions <= last[:, None]
-                pieces.append(
-                    F.scaled_dot_product_attention(some, keys, values, attn_mask=mask, scale=spec.attention_scale)
-                )
-        attended = torch.cat(pieces, dim=2).flatten(0, 1).transpose(0, 1)
-        return attended.reshape(count, spec.attention_size).float()
+        observe(prefix + "attention.output", attended)
+        return self._ops.project(attended, prefix + "o_proj", spec.o_bias)
 
-    def _project(self, x: torch.Tensor, name: str, bias: bool) -> torch.Tensor:
-        """x W^T + b, fp32 [n, rows]."""
-        weights = self._weights
-        y = F.linear(x.to(weights.compute_dtype), weights.matrix(name)).float()
-        return y + weights.vector(f"{name}_bias") if bias else y
+    def _mlp(self, layer: int, x: torch.Tensor, observe: Observer) -> torch.Tensor:
+        """down(f(gate(x)) * up(x)), or down(f(up(x)))."""
+        prefix = f"layers.{layer}."
+        first = prefix + ("gate_up" if self._spec.gated else "up")
+        hidden = self._ops.activate(self._ops.project(x, first, self._spec.mlp_bias))
+        observe(f"{first}.output", hidden)
+        return self._ops.project(hidden, prefix + "down", self._spec.mlp_bias)
 
-    def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        """RMSNorm in fp32 (Zhang and Sennrich 2019, arXiv:1910.07467)."""
-        scale = torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self._spec.norm_eps)
-        return x * scale * self._weights.vector(name)
-
-    def _head(self, hidden: torch.Tensor, out: torch.Tensor) -> None:
-        """Final norm and LM head in fp32, a piece of the vocabulary at a time: hidden [n, h] -> out [n, vocab]."""
-        normed = self._norm(hidden, "final_norm")
-        vocab = self._spec.vocab_size
-        rows = max(UNIT_ROWS, _HEAD_BYTES // (4 * self._spec.hidden_size) // UNIT_ROWS * UNIT_ROWS)
-        for begin in range(0, vocab, rows):
-            end = min(vocab, begin + rows)
-            out[:, begin:end] = F.linear(normed, self._weights.head_rows(begin, end))
+    @staticmethod
+    def _name(there: bool, name: str) -> str | None:
+        return name if there else None
 
 
-def _rotate(heads: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Rotary embedding of fp32 [heads, n, head_dim]: pairs (i, i + rotary_dim / 2) turn by the table's angles."""
-    cos, sin = rope
-    half = cos.shape[-1]
-    first, second, rest = heads[..., :half], heads[..., half : 2 * half], heads[..., 2 * half :]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
-
-
-def _show_residual(observe: Observer, writer: str, residual: torch.Tensor) -> None:
-    observe(f"{writer}.residual", residual)
-    observe(f"{writer}.output", residual)
-
-
-def _ignore(name: str, values: torch.Tensor) -> None:
-    """The observer of those who want none."""
+def _show(observe: Observer, layer: int, writer: str, residual: torch.Tensor, block: Block | None) -> None:
+    """Shows the residual after a block; with a post-norm, the program has the block's output in a buffer too."""
+    if block is None:
+        return
+    prefix = f"layers.{layer}."
+    if block.post_norm is not None:
+        observe(f"{prefix}{writer}.output", block.output)
+        writer = "attention_add" if writer == "o_proj" else "mlp_add"
+    observe(f"{prefix}{writer}.residual", residual)
+    observe(f"{prefix}{writer}.output", residual)

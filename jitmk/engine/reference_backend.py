@@ -17,6 +17,7 @@ from jitmk.engine.resident import load_resident
 from jitmk.errors import BackendError
 from jitmk.model.checkpoint import WeightSource
 from jitmk.model.spec import ModelSpec
+from jitmk.program.fusion import Fusion
 from jitmk.program.weights import WeightPlan
 from jitmk.reference.machine import ReferenceMachine
 
@@ -32,6 +33,7 @@ class ReferenceBackend:
         source: the checkpoint.
         max_seq_len: positions of the KV cache.
         splits: parts into which attention splits the context.
+        fused: as for `lower`.
         progress: whether a slow load shows a progress bar.
 
     Raises:
@@ -47,13 +49,16 @@ class ReferenceBackend:
         max_seq_len: int,
         *,
         splits: int = 1,
+        fused: bool | Fusion = True,
         progress: bool = True,
     ) -> None:
         # Keys and values in fp32, of what is used: the machine's cache grows with the sequence.
         also_needed = {"KV cache": 8 * spec.num_layers * max_seq_len * spec.num_kv_heads * spec.head_dim}
         weights = load_resident(plan, source, _CPU, also_needed=also_needed, progress=progress)
         self._max_seq_len = max_seq_len
-        self._machine: ReferenceMachine | None = ReferenceMachine(spec, weights, splits=splits, noise=gumbel)
+        self._machine: ReferenceMachine | None = ReferenceMachine(
+            spec, weights, splits=splits, fused=fused, noise=gumbel
+        )
         self._prefill: Prefill | None = Prefill(spec, weights, self._machine.cache)
 
     @property

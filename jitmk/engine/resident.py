@@ -50,6 +50,10 @@ class ResidentWeights:
         table = self._matrices.get("embedding", self._matrices["lm_head"])
         return table[ids].float()
 
+    def position_embedding(self, positions: torch.Tensor) -> torch.Tensor:
+        """Rows of the learned positions, fp32 [n, hidden_size], for positions int64 [n]."""
+        return self._matrices["position_embedding"][positions].float()
+
     def vector(self, name: str) -> torch.Tensor:
         """A constant vector, not a copy, fp32 [values]."""
         return self._vectors[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
@@ -11,9 +12,11 @@ import torch
 from jitmk.arch import GpuArch
 from jitmk.codegen.abi import Wait, WarpRecord
 from jitmk.model.spec import ModelSpec
+from jitmk.program.configs import SampleConfig
+from jitmk.program.fusion import Fusion
 from jitmk.program.isa import HEADER, Instruction, Opcode
 from jitmk.program.lowering import lower
-from jitmk.program.program import Program, SampleConfig, Variant
+from jitmk.program.program import Program, Variant
 from jitmk.program.weights import WeightPlan
 from jitmk.schedule.build import DEFAULT_POLICY, make_schedule
 from jitmk.schedule.cost import split_ladder
@@ -25,11 +28,15 @@ if TYPE_CHECKING:
 
 
 @lru_cache(maxsize=8)
-def kernel_variants(spec: ModelSpec) -> tuple[Variant, ...]:
-    """The code that a model's kernel holds: what its programs need, whatever the number of splits."""
+def kernel_variants(spec: ModelSpec, fused: bool | Fusion = True) -> tuple[Variant, ...]:
+    """The code that a model's kernel holds: what its programs need, whatever the number of splits.
+
+    Args:
+        fused: as for `lower`.
+    """
     variants: list[Variant] = []
     for splits in (1, 2):
-        variants += [variant for variant in lower(spec, splits).variants if variant not in variants]
+        variants += [variant for variant in lower(spec, splits, fused=fused).variants if variant not in variants]
     return tuple(variants)
 
 
@@ -108,23 +115,39 @@ def prepare(
 
 
 class StepPrograms:
-    """Prepares programs when a context first calls for them, and keeps them.
+    """Prepares programs when a context first calls for them, or before (`expect`), and keeps them.
+
+    Args:
+        fused: as for `lower`.
 
     Attributes:
         tuning: the choices that programs follow; another may take its place at any time between two launches.
+        variants: of the kernel that runs them all.
     """
 
-    def __init__(self, spec: ModelSpec, plan: WeightPlan, arch: GpuArch, device: torch.device, tuning: Tuning) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        plan: WeightPlan,
+        arch: GpuArch,
+        device: torch.device,
+        tuning: Tuning,
+        fused: bool | Fusion = True,
+    ) -> None:
         self.tuning = tuning
+        self.variants = kernel_variants(spec, fused)
         self._spec = spec
         self._plan = plan
         self._arch = arch
         self._device = device
-        self._programs: dict[tuple[str, int], DeviceProgram] = {}
+        self._fused = fused
+        self._programs: dict[tuple[str, int], Future[DeviceProgram]] = {}
+        self._thread = ThreadPoolExecutor(1, "jitmk-prepare")
 
     def largest_arena_words(self) -> int:
         """Words of the program that needs most of them: the one with the most splits."""
-        return lower(self._spec, max(split_ladder(self._spec, self._arch.sm_count))).arena_words
+        splits = max(split_ladder(self._spec, self._arch.sm_count))
+        return lower(self._spec, splits, fused=self._fused).arena_words
 
     def for_context(self, context: int) -> DeviceProgram:
         """The program for a context of that many positions."""
@@ -132,14 +155,26 @@ class StepPrograms:
 
     def for_splits(self, splits: int) -> DeviceProgram:
         """The program with that many splits."""
-        policy = self.tuning.policy
-        if (policy, splits) not in self._programs:
-            self._programs[policy, splits] = prepare(
-                lower(self._spec, splits),
-                self._plan,
-                kernel_variants(self._spec),
-                self._arch,
-                self._device,
-                policy=policy,
-            )
-        return self._programs[policy, splits]
+        return self._program(splits).result()
+
+    def expect(self, first: int, last: int) -> None:
+        """Begins to prepare, in another thread, what contexts from `first` to `last` will call for.
+
+        A generation that grows past a step of the tuning then need not wait for a program.
+        """
+        for splits in self.tuning.splits_between(first, last):
+            self._program(splits)
+
+    def close(self) -> None:
+        """Ends the thread; what is under way is finished."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _program(self, splits: int) -> Future[DeviceProgram]:
+        key = self.tuning.policy, splits
+        if key not in self._programs:
+            self._programs[key] = self._thread.submit(self._prepare, *key)
+        return self._programs[key]
+
+    def _prepare(self, policy: str, splits: int) -> DeviceProgram:
+        program = lower(self._spec, splits, fused=self._fused)
+        return prepare(program, self._plan, self.variants, self._arch, self._device, policy=policy)

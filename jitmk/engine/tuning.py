@@ -50,6 +50,11 @@ class Tuning:
         """Into how many parts attention splits a context of that many positions."""
         return self.split_steps[bisect_right(self.split_steps, context, key=lambda step: step[0]) - 1][1]
 
+    def splits_between(self, first: int, last: int) -> tuple[int, ...]:
+        """The numbers of splits that contexts from `first` to `last` call for."""
+        begins = [begin for begin, _ in self.split_steps if first < begin <= last]
+        return tuple(dict.fromkeys(self.splits(context) for context in (first, *begins)))
+
     def __str__(self) -> str:
         knobs = [f"{knob.name} {getattr(self, knob.name)}" for knob in KNOBS]
         steps = [f"splits {self.split_steps[0][1]}", *(f"{n} from {first} on" for first, n in self.split_steps[1:])]

@@ -6,6 +6,8 @@ import hashlib
 import math
 import re
 import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +16,8 @@ import torch
 from jitmk.errors import CheckpointError
 from jitmk.model.families.base import LoadedFamily, TensorRef
 from jitmk.model.shard import DTYPES, Shard, StoredRows, StoredTensor
-from jitmk.model.spec import ModelSpec, Role, WeightKey, weight_shapes
+from jitmk.model.spec import HIDDEN_NORMS, QK_NORMS, ModelSpec, Role, WeightKey, weight_offset, weight_shapes
+from jitmk.model.tensors import take
 from jitmk.model.weight_files import first_few, weight_files
 
 
@@ -70,6 +73,7 @@ class Checkpoint:
                 if broken:
                     raise CheckpointError(f"{path} lacks {first_few(broken)}, which the index says it holds")
                 checkpoint._stored |= shard.tensors
+            family = checkpoint._family = _renamed(family, checkpoint._stored)
             _check(family, checkpoint._stored, Path(folder))
         except CheckpointError:
             checkpoint.close()
@@ -90,7 +94,7 @@ class Checkpoint:
         return total
 
     def tensor(self, key: WeightKey) -> torch.Tensor:
-        """A tensor as it is stored; a view of the mapped file where no transposition is needed. Do not write to it.
+        """A tensor as it is stored; a view of the mapped file where nothing has to be moved. Do not write to it.
 
         Raises:
             KeyError: the model has no such tensor.
@@ -98,22 +102,19 @@ class Checkpoint:
         """
         ref = self._family.tensors[key]
         stored = self._find(ref)
-        tensor = stored.shard.mapped(stored.name)
-        if ref.transpose:
-            tensor = tensor.t()
-        if ref.rows is not None:
-            tensor = tensor[slice(*ref.rows)]
-        return tensor.contiguous()
+        return take(stored.shard.mapped(stored.name), ref)
 
     def stored_rows(self, key: WeightKey) -> StoredRows | None:
-        """Where a tensor's rows lie in its file; None where they must be transposed. Raises as `tensor` does.
+        """Where a tensor's rows lie in its file; None where `tensor` has to put them, or what is in them, in order.
+
+        Raises as `tensor` does.
 
         What is read from there takes no host memory but the buffer that it is read into, whereas pages of a mapping
         count as the process's own once they were touched.
         """
         ref = self._family.tensors[key]
         stored = self._find(ref)
-        if ref.transpose:
+        if ref.transpose or ref.row_order is not None:
             return None
         return stored.rows if ref.rows is None else stored.rows.slice(*ref.rows)
 
@@ -178,12 +179,10 @@ class RandomCheckpoint:
         digest = hashlib.blake2b(f"{self._seed} {key}".encode(), digest_size=8).digest()
         generator = torch.Generator(self._device).manual_seed(int.from_bytes(digest, "little") >> 1)
         values = torch.randn(shape, generator=generator, device=self._device)
-        if len(shape) == 2:
-            values *= shape[1] ** -0.5
+        if key.role in HIDDEN_NORMS | QK_NORMS:
+            values = values * 0.1 + (1 - weight_offset(self._spec, key.role))
         else:
-            values *= 0.1
-            if key.role in (Role.ATTENTION_NORM, Role.MLP_NORM, Role.FINAL_NORM):
-                values += 1
+            values *= shape[1] ** -0.5 if len(shape) == 2 else 0.1
         return values.to(self._dtype)
 
     def stored_rows(self, key: WeightKey) -> StoredRows | None:
@@ -192,6 +191,23 @@ class RandomCheckpoint:
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+def stored_shapes(family: LoadedFamily) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor that a checkpoint of the family holds, by its name there."""
+    refs = family.tensors
+    return {
+        refs[key].name: _stored_shape(family, refs[key], shape) for key, shape in weight_shapes(family.spec).items()
+    }
+
+
+def _renamed(family: LoadedFamily, stored: Mapping[str, StoredTensor]) -> LoadedFamily:
+    """The family with the names of a checkpoint that was saved without the optional prefix, if it was."""
+    prefix = family.optional_prefix
+    if not prefix or any(name.startswith(prefix) for name in stored):
+        return family
+    tensors = {key: replace(ref, name=ref.name.removeprefix(prefix)) for key, ref in family.tensors.items()}
+    return replace(family, tensors=tensors)
 
 
 def _check(family: LoadedFamily, stored: dict[str, StoredTensor], folder: Path) -> None:
@@ -230,7 +246,9 @@ def _check(family: LoadedFamily, stored: dict[str, StoredTensor], folder: Path) 
 
 def _stored_shape(family: LoadedFamily, ref: TensorRef, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that the stored tensor must have for `ref` to yield one of `shape`."""
-    if ref.rows is not None:
+    if ref.stored_rows is not None:
+        shape = (ref.stored_rows, *shape[1:])
+    elif ref.rows is not None:
         # A tensor that holds several ends where the last of them does.
         parts = [other.rows for other in family.tensors.values() if other.name == ref.name and other.rows is not None]
         shape = (max(end for _, end in parts), *shape[1:])

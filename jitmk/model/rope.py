@@ -4,15 +4,16 @@ The frequencies follow transformers (5.x; 4.x computes the same, except that its
 by the ratio of the two contexts) in the order of its fp32 operations, because an angle of some thousand radians shows
 every rounding of its frequency.
 
-Dynamic NTK is the only kind whose frequencies depend on the length of the sequence. The rule, for prefill and decode:
+The frequencies of two kinds depend on the length of the sequence: dynamic NTK's base grows with it, and LongRoPE has
+one set for sequences up to the pretrained context and one for longer ones. The rule, for prefill and decode:
 
 - the tokens of a prompt of n tokens are rotated with the frequencies of length n, all of them;
 - a token that is decoded at position p is rotated with the frequencies of length p + 1;
 - keys that are in the cache stay as they were rotated.
 
-A length up to the pretrained context has the default frequencies. So decode needs one table, made once, whose row p is
-for length p + 1 (`rope_table(spec, range(max_positions), prompt_length=0)`), and each prompt that is longer than the
-pretrained context needs its own, `rope_table(spec, range(n), prompt_length=n)`.
+A length up to the pretrained context has the default (LongRoPE: the short) frequencies. So decode needs one table, made
+once, whose row p is for length p + 1 (`rope_table(spec, range(max_positions), prompt_length=0)`), and each prompt that
+is longer than the pretrained context needs its own, `rope_table(spec, range(n), prompt_length=n)`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def rope_table(
     Args:
         spec: the rotary embedding.
         positions: n positions, counted from 0; a tensor must be of an integer type, shape [n].
-        prompt_length: length of the prompt in tokens; positions past it are decoded ones. Only dynamic NTK asks.
+        prompt_length: length of the prompt in tokens; positions past it are decoded ones. Only kinds that depend on
+            the length ask.
         device: where the result goes; it is computed on the CPU, so that it is the same everywhere.
 
     Returns:
@@ -45,9 +47,12 @@ def rope_table(
     """
     index = torch.arange(positions.start, positions.stop, positions.step) if isinstance(positions, range) else positions
     index = index.to("cpu", torch.int64)
+    lengths = torch.clamp(index + 1, min=prompt_length)  # of the sequences that the tokens were made in
     if spec.kind is RopeKind.DYNAMIC:
-        # Lengths of the sequences that the tokens were made in.
-        frequencies = _dynamic_frequencies(spec, torch.clamp(index + 1, min=prompt_length))
+        frequencies = _dynamic_frequencies(spec, lengths)
+    elif spec.kind is RopeKind.LONGROPE:
+        longer = (lengths > spec.original_max_positions)[:, None]
+        frequencies = torch.where(longer, _divided(spec, spec.long_factors), _divided(spec, spec.short_factors))
     else:
         frequencies = inverse_frequencies(spec)
     angles = index.to(torch.float32)[:, None] * frequencies
@@ -56,13 +61,15 @@ def rope_table(
 
 
 def inverse_frequencies(spec: RopeSpec) -> torch.Tensor:
-    """Radians a token of each pair of dimensions, fp32 [rotary_dim / 2]; for dynamic NTK, those of short sequences."""
+    """Radians a token of each pair of dimensions, fp32 [rotary_dim / 2]; those of short sequences where they vary."""
     if spec.kind is RopeKind.LINEAR:
         return _geometric(spec.theta, spec.rotary_dim) / spec.factor
     if spec.kind is RopeKind.LLAMA3:
         return _llama3(spec)
     if spec.kind is RopeKind.YARN:
         return _yarn(spec)
+    if spec.kind is RopeKind.LONGROPE:
+        return _divided(spec, spec.short_factors)
     return _geometric(spec.theta, spec.rotary_dim)
 
 
@@ -73,6 +80,11 @@ def _exponents(rotary_dim: int) -> torch.Tensor:
 
 def _geometric(theta: float, rotary_dim: int) -> torch.Tensor:
     return 1.0 / torch.pow(theta, _exponents(rotary_dim))
+
+
+def _divided(spec: RopeSpec, factors: tuple[float, ...]) -> torch.Tensor:
+    """LongRoPE: every pair has a factor of its own by which it is interpolated."""
+    return 1.0 / (torch.tensor(factors, dtype=torch.float32) * torch.pow(spec.theta, _exponents(spec.rotary_dim)))
 
 
 def _dynamic_frequencies(spec: RopeSpec, lengths: torch.Tensor) -> torch.Tensor:

@@ -18,13 +18,29 @@ NO_OPERAND = -1
 
 
 class Opcode(Enum):
-    """What an instruction does. The value is the name of its template, its twin in torch and its tests."""
+    """What an instruction does. The value is the name of its template, its twin in torch and its tests.
+
+    The first five, with their prologues and epilogues, are what a model lowers to. The others do one thing each, for
+    combinations that nothing is fused for, and for looking at a model part by part.
+    """
 
     EMBED = "embed"
     MATVEC = "matvec"
     ATTENTION = "attention"
     ATTENTION_REDUCE = "attention_reduce"
     SAMPLE = "sample"
+    NORM = "norm"
+    RESIDUAL_NORM_ADD = "residual_norm_add"
+    RESIDUAL_ADD = "residual_add"
+    ROPE = "rope"
+    KV_APPEND = "kv_append"
+    ACTIVATE = "activate"
+    GATED_ACTIVATE = "gated_activate"
+    ADD = "add"
+    COPY = "copy"
+    ZERO = "zero"
+    BARRIER = "barrier"
+    NO_OP = "no_op"
 
 
 HEADER = ("variant", "phase", "unit_begin", "unit_count", "unit_stride")
@@ -39,19 +55,71 @@ END_VARIANT = -1
 """The variant of the instruction that ends every queue."""
 
 OPERANDS: Mapping[Opcode, tuple[str, ...]] = {
-    # Units are groups of 8 rows of the residual. table: the embedding matrix, in grains of the weight arena.
-    Opcode.EMBED: ("table", "output", "residual_out"),
-    # Units are groups of 8 rows of the matrix. weights: grains; norm, bias: elements of the constant arena;
-    # input, output, residual_in, residual_out: words. candidate: slot of the sampling candidate (LM head only).
-    Opcode.MATVEC: ("weights", "input", "output", "norm", "bias", "residual_in", "residual_out", "candidate"),
-    # Units are (head group, split), split fastest. input: the qkv vector; output: attention or its partial results.
-    Opcode.ATTENTION: ("layer", "input", "output", "splits"),
+    # Units are groups of 8 rows of the residual. table, positions: the embedding matrix and that of learned positions.
+    Opcode.EMBED: ("table", "positions", "output", "residual_out"),
+    # Units are groups of 8 rows of the matrix. candidate: slot of the sampling candidate (LM head only).
+    # With a post-norm in the prologue, input is the output of the block before, and residual_in is read whole.
+    Opcode.MATVEC: (
+        "weights",
+        "input",
+        "output",
+        "norm",
+        "norm_bias",
+        "bias",
+        "residual_in",
+        "residual_out",
+        "candidate",
+        "post_norm",
+        "post_norm_bias",
+    ),
+    # Units are (head group, split), split fastest. input: queries and keys, value_input: values, both laid out as qkv
+    # (they may be the same); output: attention or its partial results; window: positions that are attended to, the
+    # token's own included, 0 for all; rope: entries to the layer's table (program/rope_layout.py), -1 for none.
+    # appended: the words that KV_APPEND wrote, where that did the append.
+    Opcode.ATTENTION: (
+        "layer",
+        "input",
+        "value_input",
+        "output",
+        "splits",
+        "window",
+        "rope",
+        "q_norm",
+        "k_norm",
+        "appended",
+    ),
     # Units are query heads. input: the partial results of `splits` splits.
     Opcode.ATTENTION_REDUCE: ("input", "output", "splits"),
     # One unit: the choice among `candidates` candidates.
     Opcode.SAMPLE: ("input", "candidates"),
+    # Units are groups. first: the value of input and output with which group 0 begins.
+    Opcode.NORM: ("input", "output", "norm", "norm_bias", "first"),
+    # residual_out = residual_in + scale * norm(input), and output the same in bf16. Units are 256 values.
+    Opcode.RESIDUAL_NORM_ADD: ("input", "residual_in", "output", "residual_out", "norm", "norm_bias"),
+    # residual_out = residual_in + scale * input, and output the same in bf16. Units are 256 values.
+    Opcode.RESIDUAL_ADD: ("input", "residual_in", "output", "residual_out"),
+    # Units are query heads, then key heads, of buffers that are laid out as qkv.
+    Opcode.ROPE: ("input", "output", "rope"),
+    # Units are key/value heads. input, value_input: as for ATTENTION; output: a word for each head, when it is done.
+    Opcode.KV_APPEND: ("layer", "input", "value_input", "output"),
+    # Units of these four are 256 values of the output.
+    Opcode.ACTIVATE: ("input", "output"),
+    Opcode.GATED_ACTIVATE: ("input", "output"),  # input: gate, up, gate, up, ...
+    Opcode.ADD: ("input", "other", "output"),
+    Opcode.ZERO: ("output",),
+    # Units are 256 of the values from `first` on, which lie at the same place in input and output.
+    Opcode.COPY: ("input", "output", "first"),
+    # Unit i is SM i's: it publishes word i of output, and goes on once all words carry this epoch or a later one.
+    Opcode.BARRIER: ("output",),
+    Opcode.NO_OP: (),
 }
-"""Words 5 and following of each opcode, in order."""
+"""Words 5 and following of each opcode, in order. Units of measure, by name:
+
+table, positions, weights: grains of the weight arena (program/packing.py).
+norm, norm_bias, post_norm, post_norm_bias, bias, q_norm, k_norm: elements of the constant arena.
+input, value_input, other, output, residual_in, residual_out, appended: words of the word arena.
+An operand that a variant does not use is `NO_OPERAND`.
+"""
 
 for _names in OPERANDS.values():
     assert len(HEADER) + len(_names) <= INSTRUCTION_WORDS

@@ -13,6 +13,7 @@ positions: a lane's 16 bytes are the fragments of two neighbouring `mma.m16n8k16
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -66,13 +67,20 @@ def write_tiles(cache: torch.Tensor, layout: KvLayout, start: int, keys: torch.T
     """
     position = torch.arange(start, start + keys.shape[1], device=cache.device)
     tile, row = (position // TILE_POSITIONS)[:, None], position % TILE_POSITIONS
-    cache[:, tile, layout.key_index().to(cache.device)[row]] = keys.to(cache.dtype)
-    cache[:, tile, layout.value_index().to(cache.device)[row]] = values.to(cache.dtype)
+    key_index, value_index = _indices(layout, cache.device)
+    cache[:, tile, key_index[row]] = keys.to(cache.dtype)
+    cache[:, tile, value_index[row]] = values.to(cache.dtype)
 
 
 def read_tiles(cache: torch.Tensor, layout: KvLayout, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys and values of the first `positions` positions, each bf16 [kv_heads, positions, head_dim]."""
     tiles = cache[:, : layout.tiles(positions)]
-    keys = tiles[:, :, layout.key_index().to(cache.device)].flatten(1, 2)
-    values = tiles[:, :, layout.value_index().to(cache.device)].flatten(1, 2)
+    key_index, value_index = _indices(layout, cache.device)
+    keys, values = tiles[:, :, key_index].flatten(1, 2), tiles[:, :, value_index].flatten(1, 2)
     return keys[:, :positions], values[:, :positions]
+
+
+@cache
+def _indices(layout: KvLayout, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """`key_index` and `value_index` on a device, made once: every layer of a prompt asks."""
+    return layout.key_index().to(device), layout.value_index().to(device)

@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from jitmk.errors import ConfigError
-from jitmk.model.spec import ModelSpec
-from jitmk.program.isa import Opcode
-from jitmk.program.packing import UNIT_ROWS, ceil_div
-from jitmk.program.program import (
-    MAX_GROUP,
-    PARTIAL_EXTRA,
-    AttentionConfig,
-    AttentionReduceConfig,
-    Buffer,
-    BufferKind,
-    Config,
+from jitmk.model.spec import ModelSpec, NormKind
+from jitmk.program.attention_lowering import lower_attention
+from jitmk.program.builder import ProgramBuilder
+from jitmk.program.configs import (
+    ELEMENTWISE_VALUES,
+    ActivateConfig,
+    AddConfig,
     EmbedConfig,
     Epilogue,
+    GatedActivateConfig,
     MatvecConfig,
-    Phase,
-    Program,
+    NormConfig,
+    Prologue,
+    ResidualAddConfig,
+    ResidualNormAddConfig,
     SampleConfig,
-    Variant,
 )
+from jitmk.program.fusion import FUSED, UNFUSED, Fusion
+from jitmk.program.isa import Opcode
+from jitmk.program.packing import UNIT_ROWS, ceil_div
+from jitmk.program.program import Buffer, BufferKind, Program
 
 POLLED_COPIES = 2
 """Copies of a vector that every SM polls (measured: one copy costs 3 percent of a step, four gain nothing)."""
 
+_PROLOGUES = {NormKind.RMS: Prologue.RMS, NormKind.LAYER: Prologue.LAYER}
 
-def lower(spec: ModelSpec, splits: int = 1, tokens: int = 1) -> Program:
+
+def lower(spec: ModelSpec, splits: int = 1, tokens: int = 1, fused: bool | Fusion = True) -> Program:
     """The program of one decode step.
 
     Args:
         spec: the model.
         splits: parts into which attention splits the context; with more than one, a reduce phase merges them.
         tokens: sequences in the batch; 1 is what the device code runs today.
+        fused: whether parts are fused where they can be; a `Fusion` says it part by part.
 
     Raises:
         ConfigError: splits or tokens out of range.
@@ -44,180 +49,284 @@ def lower(spec: ModelSpec, splits: int = 1, tokens: int = 1) -> Program:
         raise ConfigError(f"a batch of {tokens} sequences is not supported; the batch is 1")
     if splits < 1:
         raise ConfigError(f"splits = {splits}; attention needs at least one")
-    builder = _Builder(tokens)
-    residual = _embed(builder, spec)
-    for layer in range(spec.num_layers):
-        residual = _attention_block(builder, spec, layer, splits, residual)
-        residual = _mlp_block(builder, spec, layer, residual)
-    _head(builder, spec, residual)
-    return builder.finish(splits)
+    wanted = fused if isinstance(fused, Fusion) else FUSED if fused else UNFUSED
+    return _Lowering(spec, wanted.possible(spec), ProgramBuilder(tokens), splits).program()
 
 
 @dataclass(frozen=True)
 class _Residual:
-    """The residual stream between two blocks: the fp32 sum, and the bf16 that the next norm reads."""
+    """The residual stream between two blocks.
+
+    Attributes:
+        sum: fp32.
+        input: bf16 of it, which the next norm or projection reads; None where nobody does.
+        pending: a block's output that is still to be normed and added, with the name of that norm.
+    """
 
     sum: Buffer
-    input: Buffer
+    input: Buffer | None = None
+    pending: tuple[Buffer, str] | None = None
 
 
-@dataclass
-class _Builder:
-    tokens: int
-    phases: list[Phase] = field(default_factory=list)
-    buffers: list[Buffer] = field(default_factory=list)
-    variants: list[Variant] = field(default_factory=list)
-    words: int = 0
+@dataclass(frozen=True)
+class _Lowering:
+    spec: ModelSpec
+    fusion: Fusion
+    b: ProgramBuilder
+    splits: int
 
-    def buffer(self, name: str, kind: BufferKind, values: int, copies: int = 1) -> Buffer:
-        buffer = Buffer(name, kind, values, self.tokens, copies, self.words)
-        self.words += buffer.total_words
-        self.buffers.append(buffer)
-        return buffer
+    def program(self) -> Program:
+        residual = self._embed()
+        for layer in range(self.spec.num_layers):
+            residual = (self._parallel if self.spec.parallel else self._sequential)(layer, residual)
+        self._head(residual)
+        return self.b.finish(self.splits)
 
-    def variant(self, name: str, opcode: Opcode, config: Config) -> Variant:
-        variant = Variant(name, opcode, config)
-        if variant not in self.variants:
-            self.variants.append(variant)
-        return variant
+    @property
+    def _residual_copies(self) -> int:
+        """A fused post-norm reads the whole residual on every SM; other epilogues only rows of it."""
+        return POLLED_COPIES if self.spec.post_norm and self.fusion.post_norm else 1
 
-    def phase(self, phase: Phase) -> None:
-        self.phases.append(replace(phase, index=len(self.phases)))
-
-    def finish(self, splits: int) -> Program:
-        return Program(tuple(self.phases), tuple(self.buffers), tuple(self.variants), self.tokens, splits, self.words)
-
-
-def _embed(b: _Builder, spec: ModelSpec) -> _Residual:
-    config = EmbedConfig(spec.vocab_size, spec.hidden_size, spec.tied_embeddings, POLLED_COPIES)
-    residual = _residual(b, spec, "embed")
-    b.phase(
-        Phase(
-            0,
-            "embed",
-            b.variant("embed", Opcode.EMBED, config),
-            ceil_div(spec.hidden_size, UNIT_ROWS),
-            buffers={"output": residual.input, "residual_out": residual.sum},
-            weights="lm_head" if spec.tied_embeddings else "embedding",
+    def _embed(self) -> _Residual:
+        spec = self.spec
+        residual = self._new_residual("embed", POLLED_COPIES)
+        assert residual.input is not None
+        matrices = {"table": "lm_head" if spec.tied_embeddings else "embedding"}
+        if spec.learned_positions:
+            matrices["positions"] = "position_embedding"
+        config = EmbedConfig(
+            spec.vocab_size,
+            spec.hidden_size,
+            spec.tied_embeddings,
+            residual.input.copies,
+            residual.sum.copies,
+            spec.embedding_scale,
+            spec.learned_positions,
         )
-    )
-    return residual
+        buffers = {"output": residual.input, "residual_out": residual.sum}
+        units = ceil_div(spec.hidden_size, UNIT_ROWS)
+        self.b.phase("embed", "embed", Opcode.EMBED, config, units, buffers, matrices=matrices)
+        return residual
 
+    def _sequential(self, layer: int, residual: _Residual) -> _Residual:
+        qkv = self._qkv(layer, residual)
+        residual = self._settled(layer - 1, "mlp", residual)
+        attention = self._attention(layer, qkv)
+        residual = self._block_end(layer, "attention", "o_proj", attention, residual)
+        hidden = self._gate_up(layer, residual, "mlp_norm")
+        residual = self._settled(layer, "attention", residual)
+        hidden = self._activated(layer, hidden)
+        return self._block_end(layer, "mlp", "down", hidden, residual)
 
-def _residual(b: _Builder, spec: ModelSpec, writer: str) -> _Residual:
-    return _Residual(
-        b.buffer(f"{writer}.residual", BufferKind.FP32, spec.hidden_size),
-        b.buffer(f"{writer}.output", BufferKind.BF16, spec.hidden_size, POLLED_COPIES),
-    )
+    def _parallel(self, layer: int, residual: _Residual) -> _Residual:
+        prefix = f"layers.{layer}."
+        source, norm = residual, "attention_norm"
+        if self.spec.pre_norm and not self.fusion.norm:
+            # One norm for both, so one phase.
+            source, norm = _Residual(residual.sum, self._norm(layer, norm, residual)), ""
+        qkv = self._qkv(layer, source, norm)
+        hidden = self._activated(layer, self._gate_up(layer, source, norm))
+        attention = self._attention(layer, qkv)
+        if self.spec.post_norm or self.fusion.residual:
+            residual = self._block_end(layer, "attention", "o_proj", attention, residual, last=False)
+            return self._block_end(layer, "mlp", "down", hidden, residual)
+        parts = self._stored(layer, "o_proj", attention), self._stored(layer, "down", hidden)
+        both = self.b.bf16(prefix + "block_add.output", self.spec.hidden_size)
+        config = AddConfig(self.spec.hidden_size, both.copies)
+        buffers = {"input": parts[0], "other": parts[1], "output": both}
+        self.b.phase(prefix + "block_add", "add", Opcode.ADD, config, self._pieces, buffers, layer=layer)
+        return self._residual_add(layer, "mlp", both, residual)
 
-
-def _matvec(
-    b: _Builder,
-    spec: ModelSpec,
-    name: str,
-    config: MatvecConfig,
-    buffers: dict[str, Buffer],
-    layer: int | None = None,
-    norm: str | None = None,
-) -> None:
-    prefix = "" if layer is None else f"layers.{layer}."
-    b.phase(
-        Phase(
-            0,
-            prefix + name,
-            b.variant(name, Opcode.MATVEC, config),
-            config.layout.units,
-            layer,
-            buffers,
-            weights=prefix + name,
-            norm=norm,
-            bias=f"{prefix}{name}_bias" if config.bias else None,
+    def _head(self, residual: _Residual) -> None:
+        spec = self.spec
+        candidates = self.b.buffer("lm_head.output", BufferKind.CANDIDATE, spec.vocab_size)
+        config = MatvecConfig(
+            spec.vocab_size,
+            spec.hidden_size,
+            Epilogue.LOGITS,
+            scale=spec.logit_scale,
+            soft_cap=spec.logit_soft_cap,
+            output_copies=candidates.copies,
         )
-    )
+        self._read_residual(None, "lm_head", residual, "final_norm", config, candidates)
+        self.b.phase("sample", "sample", Opcode.SAMPLE, SampleConfig(spec.vocab_size), 1, {"input": candidates})
 
-
-def _config(spec: ModelSpec, rows: int, columns: int, epilogue: Epilogue, *, norm: bool, bias: bool) -> MatvecConfig:
-    return MatvecConfig(
-        rows,
-        columns,
-        epilogue,
-        norm,
-        spec.norm_eps if norm else 0.0,
-        bias,
-        spec.activation if epilogue is Epilogue.GATED else None,
-        input_copies=POLLED_COPIES,
+    def _qkv(self, layer: int, residual: _Residual, norm: str = "attention_norm") -> Buffer:
+        spec = self.spec
         # A head's q, k and v are polled by the few SMs that attend with it.
-        output_copies=1 if epilogue in (Epilogue.STORE, Epilogue.LOGITS) else POLLED_COPIES,
-    )
+        qkv = self.b.bf16(f"layers.{layer}.qkv.output", spec.qkv_rows)
+        config = MatvecConfig(spec.qkv_rows, spec.hidden_size, Epilogue.STORE, bias=spec.qkv_bias)
+        self._read_residual(layer, "qkv", residual, norm, config, qkv)
+        return qkv
 
+    def _attention(self, layer: int, qkv: Buffer) -> Buffer:
+        output = self.b.bf16(f"layers.{layer}.attention.output", self.spec.attention_size, POLLED_COPIES)
+        lower_attention(self.b, self.spec, self.fusion, layer, self.splits, qkv, output)
+        return output
 
-def _attention_block(b: _Builder, spec: ModelSpec, layer: int, splits: int, residual: _Residual) -> _Residual:
-    prefix = f"layers.{layer}."
-    qkv = b.buffer(prefix + "qkv.output", BufferKind.BF16, spec.qkv_rows)
-    config = _config(spec, spec.qkv_rows, spec.hidden_size, Epilogue.STORE, norm=True, bias=spec.qkv_bias)
-    buffers = {"input": residual.input, "output": qkv}
-    _matvec(b, spec, "qkv", config, buffers, layer, norm=prefix + "attention_norm")
+    def _gate_up(self, layer: int, residual: _Residual, norm: str) -> Buffer:
+        """Gate and up, or just up; activated if that is fused."""
+        spec, fused = self.spec, self.fusion.activation
+        name = "gate_up" if spec.gated else "up"
+        rows = spec.intermediate_size * (2 if spec.gated else 1)
+        config = MatvecConfig(rows, spec.hidden_size, Epilogue.STORE, bias=spec.mlp_bias)
+        if fused:
+            epilogue = Epilogue.GATED if spec.gated else Epilogue.ACTIVATED
+            config = replace(config, epilogue=epilogue, activation=spec.activation, output_copies=POLLED_COPIES)
+        hidden = self.b.bf16(
+            f"layers.{layer}.{name}.output", spec.intermediate_size if fused else rows, config.output_copies
+        )
+        self._read_residual(layer, name, residual, norm, config, hidden)
+        return hidden
 
-    attention = b.buffer(prefix + "attention.output", BufferKind.BF16, spec.attention_size, POLLED_COPIES)
-    _attend(b, spec, layer, splits, qkv, attention)
+    def _activated(self, layer: int, hidden: Buffer) -> Buffer:
+        if self.fusion.activation:
+            return hidden
+        spec, name = self.spec, f"layers.{layer}.activation"
+        output = self.b.bf16(name + ".output", spec.intermediate_size, POLLED_COPIES)
+        kind = GatedActivateConfig if spec.gated else ActivateConfig
+        opcode = Opcode.GATED_ACTIVATE if spec.gated else Opcode.ACTIVATE
+        config = kind(output.values, spec.activation, output.copies)
+        units = ceil_div(output.values, ELEMENTWISE_VALUES)
+        self.b.phase(name, opcode.value, opcode, config, units, {"input": hidden, "output": output}, layer=layer)
+        return output
 
-    after = _residual(b, spec, prefix + "o_proj")
-    config = _config(spec, spec.hidden_size, spec.attention_size, Epilogue.RESIDUAL, norm=False, bias=spec.o_bias)
-    buffers = {
-        "input": attention,
-        "output": after.input,
-        "residual_in": residual.sum,
-        "residual_out": after.sum,
-    }
-    _matvec(b, spec, "o_proj", config, buffers, layer)
-    return after
+    def _read_residual(
+        self, layer: int | None, name: str, residual: _Residual, norm: str, config: MatvecConfig, output: Buffer
+    ) -> None:
+        """A projection of the residual, through what is pending and through a norm (`norm` empty: through none)."""
+        spec = self.spec
+        normed = bool(norm) and (spec.pre_norm or layer is None)
+        vectors: dict[str, str] = {}
+        buffers = {"output": output}
+        if residual.pending is not None:
+            buffers["input"], post = residual.pending
+            buffers["residual_in"] = residual.sum
+            vectors |= self._norm_vectors(post, "post_norm")
+            config = replace(
+                config,
+                norm_eps=spec.norm.eps,
+                post=spec.norm.kind,
+                post_bias=spec.norm.bias,
+                post_scale=spec.residual_scale,
+                residual_copies=residual.sum.copies,
+            )
+        elif normed and not self.fusion.norm:
+            buffers["input"], normed = self._norm(layer, norm, residual), False
+        else:
+            assert residual.input is not None
+            buffers["input"] = residual.input
+        if normed:
+            vectors |= self._norm_vectors(norm if layer is None else f"layers.{layer}.{norm}", "norm")
+            prologue = _PROLOGUES[spec.norm.kind]
+            config = replace(config, prologue=prologue, norm_eps=spec.norm.eps, norm_bias=spec.norm.bias)
+        self._matvec(layer, name, replace(config, input_copies=buffers["input"].copies), buffers, vectors)
 
+    def _block_end(
+        self, layer: int, block: str, name: str, x: Buffer, residual: _Residual, *, last: bool = True
+    ) -> _Residual:
+        """The last projection of a block, and the residual with its result; not `last`: nobody will read its bf16."""
+        copies = POLLED_COPIES if last else 0
+        if self.spec.post_norm:
+            y, norm = self._stored(layer, name, x), f"layers.{layer}.{block}_post_norm"
+            if self.fusion.post_norm:
+                return _Residual(residual.sum, pending=(y, norm))
+            return self._residual_norm_add(layer, block, y, norm, residual, copies)
+        if not self.fusion.residual:
+            return self._residual_add(layer, block, self._stored(layer, name, x), residual)
+        after = self._new_residual(f"layers.{layer}.{name}", copies)
+        config = replace(
+            self._block_end_config(name, x),
+            epilogue=Epilogue.RESIDUAL,
+            scale=self.spec.residual_scale,
+            output_copies=copies,
+        )
+        self._matvec(layer, name, config, self._sum_buffers(x, residual, after), {})
+        return after
 
-def _attend(b: _Builder, spec: ModelSpec, layer: int, splits: int, qkv: Buffer, output: Buffer) -> None:
-    prefix = f"layers.{layer}."
-    partial = splits > 1
-    ratio = spec.query_group
-    config = AttentionConfig(
-        spec.num_heads,
-        spec.num_kv_heads,
-        spec.head_dim,
-        spec.rope.rotary_dim,
-        ceil_div(ratio, ceil_div(ratio, MAX_GROUP)),
-        spec.attention_scale,
-        partial,
-        1 if partial else POLLED_COPIES,
-    )
-    target = output
-    if partial:
-        values = splits * spec.num_heads * (spec.head_dim + PARTIAL_EXTRA)
-        target = b.buffer(prefix + "attention.partial", BufferKind.FP32, values)
-    variant = b.variant("attention_partial" if partial else "attention", Opcode.ATTENTION, config)
-    buffers = {"input": qkv, "output": target}
-    b.phase(Phase(0, prefix + "attention", variant, config.groups * splits, layer, buffers, splits=splits))
-    if partial:
-        reduce_config = AttentionReduceConfig(spec.num_heads, spec.head_dim, POLLED_COPIES)
-        variant = b.variant("attention_reduce", Opcode.ATTENTION_REDUCE, reduce_config)
-        buffers = {"input": target, "output": output}
-        b.phase(Phase(0, prefix + "attention_reduce", variant, spec.num_heads, layer, buffers, splits=splits))
+    def _stored(self, layer: int, name: str, x: Buffer) -> Buffer:
+        """The last projection of a block, by itself."""
+        copies = POLLED_COPIES if self.spec.post_norm and self.fusion.post_norm else 1
+        output = self.b.bf16(f"layers.{layer}.{name}.output", self.spec.hidden_size, copies)
+        config = replace(self._block_end_config(name, x), output_copies=copies)
+        self._matvec(layer, name, config, {"input": x, "output": output}, {})
+        return output
 
+    def _block_end_config(self, name: str, x: Buffer) -> MatvecConfig:
+        bias = self.spec.o_bias if name == "o_proj" else self.spec.mlp_bias
+        return MatvecConfig(self.spec.hidden_size, x.values, Epilogue.STORE, bias=bias, input_copies=x.copies)
 
-def _mlp_block(b: _Builder, spec: ModelSpec, layer: int, residual: _Residual) -> _Residual:
-    prefix = f"layers.{layer}."
-    hidden = b.buffer(prefix + "gate_up.output", BufferKind.BF16, spec.intermediate_size, POLLED_COPIES)
-    config = _config(spec, 2 * spec.intermediate_size, spec.hidden_size, Epilogue.GATED, norm=True, bias=spec.mlp_bias)
-    buffers = {"input": residual.input, "output": hidden}
-    _matvec(b, spec, "gate_up", config, buffers, layer, norm=prefix + "mlp_norm")
+    def _matvec(
+        self, layer: int | None, name: str, config: MatvecConfig, buffers: dict[str, Buffer], vectors: dict[str, str]
+    ) -> None:
+        full = name if layer is None else f"layers.{layer}.{name}"
+        if config.bias:
+            vectors = vectors | {"bias": full + "_bias"}
+        units, matrices = config.layout.units, {"weights": full}
+        self.b.phase(full, name, Opcode.MATVEC, config, units, buffers, layer=layer, matrices=matrices, vectors=vectors)
 
-    after = _residual(b, spec, prefix + "down")
-    config = _config(spec, spec.hidden_size, spec.intermediate_size, Epilogue.RESIDUAL, norm=False, bias=spec.mlp_bias)
-    buffers = {"input": hidden, "output": after.input, "residual_in": residual.sum, "residual_out": after.sum}
-    _matvec(b, spec, "down", config, buffers, layer)
-    return after
+    def _norm(self, layer: int | None, norm: str, residual: _Residual) -> Buffer:
+        """A norm of the residual as a phase of its own."""
+        spec = self.spec
+        assert residual.input is not None
+        name = norm if layer is None else f"layers.{layer}.{norm}"
+        output = self.b.bf16(name + ".output", spec.hidden_size, POLLED_COPIES)
+        config = NormConfig(
+            spec.norm.kind, 1, spec.hidden_size, spec.norm.eps, spec.norm.bias, True, output_copies=output.copies
+        )
+        buffers, vectors = {"input": residual.input, "output": output}, self._norm_vectors(name, "norm")
+        self.b.phase(name, "norm", Opcode.NORM, config, 1, buffers, layer=layer, vectors=vectors, numbers={"first": 0})
+        return output
 
+    def _norm_vectors(self, name: str, operand: str) -> dict[str, str]:
+        """Weight and bias of a norm, as operands."""
+        return {operand: name} | ({operand + "_bias": name + "_bias"} if self.spec.norm.bias else {})
 
-def _head(b: _Builder, spec: ModelSpec, residual: _Residual) -> None:
-    candidates = b.buffer("lm_head.output", BufferKind.CANDIDATE, spec.vocab_size)
-    config = _config(spec, spec.vocab_size, spec.hidden_size, Epilogue.LOGITS, norm=True, bias=False)
-    _matvec(b, spec, "lm_head", config, {"input": residual.input, "output": candidates}, norm="final_norm")
-    variant = b.variant("sample", Opcode.SAMPLE, SampleConfig(spec.vocab_size))
-    b.phase(Phase(0, "sample", variant, 1, buffers={"input": candidates}))
+    def _settled(self, layer: int, block: str, residual: _Residual) -> _Residual:
+        """The residual with what is pending: beside the projection that has just added it for itself."""
+        if residual.pending is None:
+            return residual
+        y, norm = residual.pending
+        return self._residual_norm_add(layer, block, y, norm, residual, 0)
+
+    def _residual_norm_add(
+        self, layer: int, block: str, y: Buffer, norm: str, residual: _Residual, copies: int
+    ) -> _Residual:
+        spec, name = self.spec, f"layers.{layer}.{block}_add"
+        after = self._new_residual(name, copies)
+        config = ResidualNormAddConfig(
+            spec.hidden_size,
+            spec.norm.kind,
+            spec.norm.eps,
+            spec.norm.bias,
+            spec.residual_scale,
+            copies,
+            after.sum.copies,
+        )
+        opcode, vectors = Opcode.RESIDUAL_NORM_ADD, self._norm_vectors(norm, "norm")
+        buffers = self._sum_buffers(y, residual, after)
+        self.b.phase(name, opcode.value, opcode, config, self._pieces, buffers, layer=layer, vectors=vectors)
+        return after
+
+    def _residual_add(self, layer: int, block: str, y: Buffer, residual: _Residual) -> _Residual:
+        name = f"layers.{layer}.{block}_add"
+        after = self._new_residual(name, POLLED_COPIES)
+        config = ResidualAddConfig(y.values, self.spec.residual_scale, POLLED_COPIES, after.sum.copies)
+        opcode, buffers = Opcode.RESIDUAL_ADD, self._sum_buffers(y, residual, after)
+        self.b.phase(name, opcode.value, opcode, config, self._pieces, buffers, layer=layer)
+        return after
+
+    def _sum_buffers(self, y: Buffer, residual: _Residual, after: _Residual) -> dict[str, Buffer]:
+        buffers = {"input": y, "residual_in": residual.sum, "residual_out": after.sum}
+        return buffers if after.input is None else buffers | {"output": after.input}
+
+    def _new_residual(self, writer: str, copies: int) -> _Residual:
+        """Buffers of a residual; `copies` of its bf16, 0 for none."""
+        size = self.spec.hidden_size
+        total = self.b.fp32(f"{writer}.residual", size, self._residual_copies)
+        return _Residual(total, self.b.bf16(f"{writer}.output", size, copies) if copies else None)
+
+    @property
+    def _pieces(self) -> int:
+        """Units of the opcodes that take a residual value by value."""
+        return ceil_div(self.spec.hidden_size, ELEMENTWISE_VALUES)

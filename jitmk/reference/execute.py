@@ -5,17 +5,48 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
-from jitmk.program.isa import Opcode
-from jitmk.program.program import AttentionConfig, AttentionReduceConfig, EmbedConfig, MatvecConfig, Phase
+from jitmk.program.configs import (
+    ActivateConfig,
+    AddConfig,
+    AttentionConfig,
+    AttentionReduceConfig,
+    BarrierConfig,
+    CopyConfig,
+    EmbedConfig,
+    GatedActivateConfig,
+    KvAppendConfig,
+    MatvecConfig,
+    NoOpConfig,
+    NormConfig,
+    ResidualAddConfig,
+    ResidualNormAddConfig,
+    RopeConfig,
+    SampleConfig,
+    ZeroConfig,
+)
+from jitmk.program.isa import NO_OPERAND, Opcode
+from jitmk.program.program import Phase
+from jitmk.reference.ops.activate import activate
+from jitmk.reference.ops.add import add
 from jitmk.reference.ops.attention import NewToken, ReadKv, attention, new_key_value
 from jitmk.reference.ops.attention_reduce import attention_reduce
+from jitmk.reference.ops.barrier import barrier
+from jitmk.reference.ops.copy import copy
 from jitmk.reference.ops.embed import embed
-from jitmk.reference.ops.matvec import matvec
+from jitmk.reference.ops.gated_activate import gated_activate
+from jitmk.reference.ops.kv_append import Append, kv_append, kv_appended
+from jitmk.reference.ops.matvec import MatvecVectors, matvec
+from jitmk.reference.ops.norm import norm
+from jitmk.reference.ops.residual_add import residual_add
+from jitmk.reference.ops.residual_norm_add import residual_norm_add
+from jitmk.reference.ops.rope import rope
 from jitmk.reference.ops.sample import best_candidate, sample, sampling_keys
 from jitmk.reference.ops.sample_filter import NO_FILTERS, Filters, allowed
+from jitmk.reference.ops.zero import zero
 from jitmk.reference.weights import StepWeights
 
 NoiseFunction = Callable[[int, int, int], torch.Tensor]
@@ -49,7 +80,7 @@ class StepInput:
 
     Attributes:
         tokens, positions: of each sequence, the token to decode and its position.
-        cos, sin: fp32 [tokens, rotary_dim / 2], of those positions.
+        cos, sin: fp32 [tokens, rope_stride], the rows of the rope tables of those positions.
         sampling: of each sequence.
     """
 
@@ -89,89 +120,183 @@ def execute(phase: Phase, units: range, inputs: Inputs, step: StepInput, env: En
         phase: what to compute.
         units: which part of it.
         inputs: by operand, the whole buffer [tokens, values] (what the units do not read may hold anything);
-            "residual_in" holds the units' rows only; SAMPLE has `CANDIDATE_KEYS` and `CANDIDATE_IDS`.
+            "residual_in" holds what the units read of it; SAMPLE has `CANDIDATE_KEYS` and `CANDIDATE_IDS`.
         step: tokens and positions.
         env: weights and cache.
 
     Returns:
-        What the opcode returns: by operand, [tokens, values of the units].
+        By operand, [tokens, values of the units]: what the phase has buffers for, and SAMPLE's "token".
     """
-    return _EXECUTE[phase.variant.opcode](phase, units, inputs, step, env)
+    outputs = _EXECUTE[phase.variant.opcode](_Call(phase, units, inputs, step, env), phase.variant.config)
+    return {name: values for name, values in outputs.items() if name in phase.buffers or name == "token"}
 
 
-def _embed(phase: Phase, units: range, inputs: Inputs, step: StepInput, env: Environment) -> dict[str, torch.Tensor]:
-    config = phase.variant.config
-    assert isinstance(config, EmbedConfig)
-    return embed(config, units, env.weights.embedding(torch.tensor(step.tokens)))
+@dataclass(frozen=True)
+class _Call:
+    """The arguments of `execute`."""
+
+    phase: Phase
+    units: range
+    inputs: Inputs
+    step: StepInput
+    env: Environment
+
+    def vector(self, operand: str) -> torch.Tensor | None:
+        name = self.phase.vectors.get(operand)
+        return None if name is None else self.env.weights.vector(name)
+
+    def weight(self, operand: str) -> torch.Tensor:
+        return self.env.weights.vector(self.phase.vectors[operand])
+
+    def angles(self, rotary_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin of the phase's rope, each [tokens, rotary_dim / 2], or [tokens, 0] where it has none."""
+        begin = self.phase.numbers["rope"]
+        columns = slice(0, 0) if begin == NO_OPERAND else slice(begin, begin + rotary_dim // 2)
+        return self.step.cos[:, columns], self.step.sin[:, columns]
 
 
-def _matvec(phase: Phase, units: range, inputs: Inputs, step: StepInput, env: Environment) -> dict[str, torch.Tensor]:
-    config = phase.variant.config
-    assert isinstance(config, MatvecConfig) and phase.weights is not None
+Outputs = dict[str, torch.Tensor]
+
+
+def _embed(call: _Call, config: EmbedConfig) -> Outputs:
+    weights, step = call.env.weights, call.step
+    positions = weights.position_embedding(torch.tensor(step.positions)) if config.positions else None
+    return embed(config, call.units, weights.embedding(torch.tensor(step.tokens)), positions)
+
+
+def _matvec(call: _Call, config: MatvecConfig) -> Outputs:
     return matvec(
         config,
-        units,
-        inputs["input"],
-        env.weights.matrix(phase.weights),
-        norm=None if phase.norm is None else env.weights.vector(phase.norm),
-        bias=None if phase.bias is None else env.weights.vector(phase.bias),
-        residual=inputs.get("residual_in"),
-        sums=env.sums,
+        call.units,
+        call.inputs["input"],
+        call.env.weights.matrix(call.phase.matrices["weights"]),
+        matvec_vectors(call.phase, call.env.weights),
+        residual=call.inputs.get("residual_in"),
+        sums=call.env.sums,
     )
 
 
-def new_tokens(phase: Phase, qkv: torch.Tensor, step: StepInput, env: Environment) -> list[NewToken]:
-    """What an attention phase knows of each sequence's new token; qkv is [tokens, qkv_rows]."""
-    assert phase.layer is not None
-    reads: list[ReadKv] = [partial(env.read_kv, phase.layer, token) for token in range(len(step.tokens))]
+def matvec_vectors(phase: Phase, weights: StepWeights) -> MatvecVectors:
+    """The constant vectors of a matvec phase."""
+    return MatvecVectors(**{operand: weights.vector(name) for operand, name in phase.vectors.items()})
+
+
+def new_tokens(phase: Phase, inputs: Inputs, step: StepInput, env: Environment) -> list[NewToken]:
+    """What an attention phase knows of each sequence's new token; arguments as for `execute`."""
+    call, config, layer = _Call(phase, range(0), inputs, step, env), phase.variant.config, phase.layer
+    assert isinstance(config, AttentionConfig) and layer is not None
+    reads: list[ReadKv] = [partial(call.env.read_kv, layer, token) for token in range(len(step.tokens))]
+    cos, sin = call.angles(config.rotary_dim)
+    heads, values = (call.inputs[name].view(len(step.tokens), -1, config.head_dim) for name in ("input", "value_input"))
+    norms = call.vector("q_norm"), call.vector("k_norm")
     return [
-        NewToken(qkv[token], step.cos[token], step.sin[token], position, reads[token])
+        NewToken(heads[token], values[token], cos[token], sin[token], position, reads[token], *norms)
         for token, position in enumerate(step.positions)
     ]
 
 
-def appended(
-    phase: Phase, units: range, qkv: torch.Tensor, step: StepInput, env: Environment
-) -> list[tuple[int, int, torch.Tensor, torch.Tensor]]:
-    """What units of an attention phase append to the cache: (token, key/value head, key, value).
+def appended(phase: Phase, units: range, inputs: Inputs, step: StepInput, env: Environment) -> list[Append]:
+    """What units of a phase append to the cache.
 
-    Of the units that hold a head's new token, the one of the first head group appends.
+    Of the units of attention that hold a head's new token, the one of the first head group appends.
     """
     config = phase.variant.config
-    assert isinstance(config, AttentionConfig)
+    if isinstance(config, KvAppendConfig):
+        return kv_append(config, units, inputs["input"], inputs["value_input"])
+    if not isinstance(config, AttentionConfig) or not config.append:
+        return []
     groups = [unit // phase.splits for unit in units if unit % phase.splits == phase.splits - 1]
     kv_heads = [config.group_kv_head(group) for group in groups if group % config.groups_per_kv_head == 0]
     return [
-        (token, kv_head, *new_key_value(config, kv_head, new))
-        for token, new in enumerate(new_tokens(phase, qkv, step, env))
+        (token, kv_head, *new_key_value(config, kv_head, new, env.sums))
+        for token, new in enumerate(new_tokens(phase, inputs, step, env))
         for kv_head in kv_heads
     ]
 
 
-def _attention(
-    phase: Phase, units: range, inputs: Inputs, step: StepInput, env: Environment
-) -> dict[str, torch.Tensor]:
-    config = phase.variant.config
-    assert isinstance(config, AttentionConfig)
-    return attention(config, units, phase.splits, new_tokens(phase, inputs["input"], step, env), sums=env.sums)
+def _attention(call: _Call, config: AttentionConfig) -> Outputs:
+    tokens = new_tokens(call.phase, call.inputs, call.step, call.env)
+    window = call.phase.numbers["window"]
+    return attention(config, call.units, call.phase.splits, tokens, window=window, sums=call.env.sums)
 
 
-def _reduce(phase: Phase, units: range, inputs: Inputs, step: StepInput, env: Environment) -> dict[str, torch.Tensor]:
-    config = phase.variant.config
-    assert isinstance(config, AttentionReduceConfig)
-    return attention_reduce(config, units, phase.splits, inputs["input"])
+def _reduce(call: _Call, config: AttentionReduceConfig) -> Outputs:
+    return attention_reduce(config, call.units, call.phase.splits, call.inputs["input"])
 
 
-def _sample(phase: Phase, units: range, inputs: Inputs, step: StepInput, env: Environment) -> dict[str, torch.Tensor]:
-    return sample(inputs[CANDIDATE_KEYS], inputs[CANDIDATE_IDS])
+def _sample(call: _Call, config: SampleConfig) -> Outputs:
+    return sample(call.inputs[CANDIDATE_KEYS], call.inputs[CANDIDATE_IDS])
 
 
-_EXECUTE = {
+def _norm(call: _Call, config: NormConfig) -> Outputs:
+    first, weight, bias = call.phase.numbers["first"], call.weight("norm"), call.vector("norm_bias")
+    return norm(config, call.units, first, call.inputs["input"], weight, bias, sums=call.env.sums)
+
+
+def _residual_norm_add(call: _Call, config: ResidualNormAddConfig) -> Outputs:
+    x, residual = call.inputs["input"], call.inputs["residual_in"]
+    weight, bias = call.weight("norm"), call.vector("norm_bias")
+    return residual_norm_add(config, call.units, x, residual, weight, bias, sums=call.env.sums)
+
+
+def _residual_add(call: _Call, config: ResidualAddConfig) -> Outputs:
+    return residual_add(config, call.units, call.inputs["input"], call.inputs["residual_in"])
+
+
+def _rope(call: _Call, config: RopeConfig) -> Outputs:
+    return rope(config, call.units, call.inputs["input"], *call.angles(config.rotary_dim))
+
+
+def _kv_append(call: _Call, config: KvAppendConfig) -> Outputs:
+    return kv_appended(call.units, call.step.positions)
+
+
+def _activate(call: _Call, config: ActivateConfig) -> Outputs:
+    return activate(config, call.units, call.inputs["input"])
+
+
+def _gated_activate(call: _Call, config: GatedActivateConfig) -> Outputs:
+    return gated_activate(config, call.units, call.inputs["input"])
+
+
+def _add(call: _Call, config: AddConfig) -> Outputs:
+    return add(config, call.units, call.inputs["input"], call.inputs["other"])
+
+
+def _copy(call: _Call, config: CopyConfig) -> Outputs:
+    return copy(config, call.units, call.phase.numbers["first"], call.inputs["input"])
+
+
+def _zero(call: _Call, config: ZeroConfig) -> Outputs:
+    return zero(config, call.units, len(call.step.tokens))
+
+
+def _barrier(call: _Call, config: BarrierConfig) -> Outputs:
+    return barrier(call.units, len(call.step.tokens))
+
+
+def _no_op(call: _Call, config: NoOpConfig) -> Outputs:
+    return {}
+
+
+_EXECUTE: dict[Opcode, Callable[[_Call, Any], Outputs]] = {
     Opcode.EMBED: _embed,
     Opcode.MATVEC: _matvec,
     Opcode.ATTENTION: _attention,
     Opcode.ATTENTION_REDUCE: _reduce,
     Opcode.SAMPLE: _sample,
+    Opcode.NORM: _norm,
+    Opcode.RESIDUAL_NORM_ADD: _residual_norm_add,
+    Opcode.RESIDUAL_ADD: _residual_add,
+    Opcode.ROPE: _rope,
+    Opcode.KV_APPEND: _kv_append,
+    Opcode.ACTIVATE: _activate,
+    Opcode.GATED_ACTIVATE: _gated_activate,
+    Opcode.ADD: _add,
+    Opcode.COPY: _copy,
+    Opcode.ZERO: _zero,
+    Opcode.BARRIER: _barrier,
+    Opcode.NO_OP: _no_op,
 }
 
 

@@ -10,6 +10,7 @@ import torch
 
 from jitmk.errors import ConfigError
 from jitmk.model.spec import ModelSpec
+from jitmk.program.fusion import Fusion
 from jitmk.program.isa import Opcode
 from jitmk.program.lowering import lower
 from jitmk.program.program import BufferKind, Phase
@@ -52,6 +53,7 @@ class ReferenceMachine:
         spec: the model.
         weights: its weights.
         splits: parts into which attention splits the context.
+        fused: as for `lower`.
         noise: Gumbel noise; needed for temperatures above 0 only.
         sums: the type in which products are added; fp64 makes results independent of their order (see `ops`).
     """
@@ -62,16 +64,18 @@ class ReferenceMachine:
         weights: StepWeights,
         *,
         splits: int = 1,
+        fused: bool | Fusion = True,
         noise: NoiseFunction | None = None,
         sums: torch.dtype = torch.float32,
     ) -> None:
         self.spec = spec
-        self.program = lower(spec, splits)
+        self.program = lower(spec, splits, fused=fused)
         self.cache = PlainKvCache(spec)
         self._noise = noise
         self._rope = RopeRows(spec)
         self._environment = Environment(weights, self._read_kv, sums)
         self._buffers: dict[str, torch.Tensor] = {}
+        self._reads = [tuple(phase_spans(phase).reads) for phase in self.program.phases]
         self._orders: dict[tuple[int, str], torch.Tensor | None] = {}
         self._logits = torch.empty(0)
 
@@ -146,16 +150,11 @@ class ReferenceMachine:
             return execute(
                 phase, units, {CANDIDATE_KEYS: key[:, None], CANDIDATE_IDS: ids[:, None]}, step, self._environment
             )
-        inputs = {
-            operand: self._buffers[buffer.name]
-            for operand, buffer in phase.buffers.items()
-            if operand in ("input", "residual_in")
-        }
+        inputs = {operand: self._buffers[phase.buffers[operand].name] for operand in self._reads[phase.index]}
         outputs = execute(phase, units, inputs, step, self._environment)
-        if phase.variant.opcode is Opcode.ATTENTION:
+        for token, kv_head, key, value in appended(phase, units, inputs, step, self._environment):
             assert phase.layer is not None
-            for token, kv_head, key, value in appended(phase, units, inputs["input"], step, self._environment):
-                self.cache.write_head(phase.layer, kv_head, step.positions[token], key, value, token)
+            self.cache.write_head(phase.layer, kv_head, step.positions[token], key, value, token)
         for operand, values in outputs.items():
             self._store(phase, operand, values)
         return outputs
@@ -167,18 +166,19 @@ class ReferenceMachine:
             return
         order = self._value_order(phase, operand)
         if order is not None:
-            ordered = torch.empty_like(values)
-            ordered[:, order] = values
-            values = ordered
+            # Other phases may write the rest, so it stays as it is; before anyone has written it, it is NaN.
+            whole = self._buffers.get(buffer.name, torch.full((len(values), buffer.values), torch.nan)).clone()
+            whole[:, order] = values
+            values = whole
         self._buffers[buffer.name] = values
 
     def _value_order(self, phase: Phase, operand: str) -> torch.Tensor | None:
-        """Where in the buffer the values of all units lie, int64 [values]; None if they lie in order."""
+        """Where in the buffer the values of all units lie, int64 [values]; None if they are all of it, in order."""
         key = phase.index, operand
         if key not in self._orders:
             intervals = phase_spans(phase).writes[operand]
             places = np.concatenate([np.arange(*pair) for pair in zip(intervals.begin, intervals.end, strict=True)])
-            in_order = bool((places == np.arange(len(places))).all())
+            in_order = np.array_equal(places, np.arange(phase.buffers[operand].values))
             self._orders[key] = None if in_order else torch.from_numpy(places)
         return self._orders[key]
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from jitmk.program.configs import AttentionConfig
 from jitmk.program.isa import Opcode
 from jitmk.program.packing import UNIT_ROWS
-from jitmk.program.program import AttentionConfig, BufferKind
+from jitmk.program.program import BufferKind
 from jitmk.reference.execute import (
     CANDIDATE_IDS,
     CANDIDATE_KEYS,
@@ -132,7 +133,8 @@ class Sm:
         assert isinstance(config, AttentionConfig) and layer is not None
         group, split = divmod(unit, work.phase.splits)
         head = config.group_kv_head(group)
-        old = old_positions(launch.position + turn.step, split, work.phase.splits)
+        window = work.phase.numbers["window"]
+        old = old_positions(launch.position + turn.step, split, work.phase.splits, window)
         while len(self._old_kv) >= self._ring:
             yield turn.wait("room in its ring")
         if launch.must_acquire(old, split == work.phase.splits - 1, launch.position):
@@ -158,7 +160,10 @@ class Sm:
                 yield from self._execute(turn, launch, work, step_input)
 
     def _execute(self, turn: _Turn, launch: Launch, work: Work, step: StepInput) -> Turns:
-        inputs: Tensors = {}
+        if work.phase.variant.opcode is Opcode.BARRIER:
+            yield from self._meet(turn, work)
+            return
+        inputs = {name: torch.full((1, work.phase.buffers[name].values), torch.nan) for name in work.inputs}
         best: list[tuple[torch.Tensor, torch.Tensor]] = []
         for unit in work.units:
             for access in unit.reads:
@@ -166,7 +171,7 @@ class Sm:
             outputs = yield from self._compute(turn, work, unit, inputs, step)
             if work.phase.variant.opcode is Opcode.SAMPLE:
                 yield from self._announce(turn, launch, int(outputs["token"][0]))
-            elif work.phase.buffers["output"].kind is BufferKind.CANDIDATE:
+            elif work.is_lm_head:
                 logits = outputs["output"]
                 ids = torch.arange(unit.unit * UNIT_ROWS, unit.unit * UNIT_ROWS + logits.shape[1])
                 launch.logits[turn.step][ids] = logits[0]
@@ -187,8 +192,6 @@ class Sm:
             inputs[CANDIDATE_KEYS] = torch.from_numpy(payload[0::2].copy().view(np.float32))[None]
             inputs[CANDIDATE_IDS] = torch.from_numpy(payload[1::2].astype(np.int64))[None]
         else:
-            if access.operand not in inputs:
-                inputs[access.operand] = torch.full((1, access.buffer.values), torch.nan)
             values = from_words(access.buffer.kind, payload, access.end - access.begin)
             inputs[access.operand][0, access.begin : access.end] = torch.from_numpy(values)
         yield None
@@ -197,28 +200,39 @@ class Sm:
         self, turn: _Turn, work: Work, unit: UnitWork, inputs: Tensors, step: StepInput
     ) -> Generator[Wait | None, None, Tensors]:
         one = range(unit.unit, unit.unit + 1)
+        operands = dict(inputs)
+        for access in unit.reads:
+            if access.operand == "residual_in":
+                operands[access.operand] = inputs[access.operand][:, access.begin : access.end]
+        yield from self._append(turn, work, one, operands, step)
         if work.phase.variant.opcode is not Opcode.ATTENTION:
-            operands = dict(inputs)
-            for access in unit.reads:
-                if access.operand == "residual_in":
-                    operands[access.operand] = inputs[access.operand][:, access.begin : access.end]
             return execute(work.phase, one, operands, step, Environment(self._weights, _no_kv, self._sums))
-        yield from self._append(turn, work, one, inputs, step)
         while not self._old_kv:
             yield turn.wait("its loader")
         old = self._old_kv.popleft()
         yield None
-        return execute(work.phase, one, inputs, step, Environment(self._weights, lambda *_: old, self._sums))
+        return execute(work.phase, one, operands, step, Environment(self._weights, lambda *_: old, self._sums))
 
     def _append(self, turn: _Turn, work: Work, one: range, inputs: Tensors, step: StepInput) -> Turns:
-        layer = work.phase.layer
-        assert layer is not None
         environment = Environment(self._weights, _no_kv, self._sums)
-        for _, head, key, value in appended(work.phase, one, inputs["input"], step, environment):
+        for _, head, key, value in appended(work.phase, one, inputs, step, environment):
+            layer = work.phase.layer
+            assert layer is not None
             self._memory.kv.append(layer, head, step.positions[0], key, value, turn.epoch, str(turn))
             yield None
             self._memory.kv.release(layer, head, turn.epoch)
             yield None
+
+    def _meet(self, turn: _Turn, work: Work) -> Turns:
+        """Says that this SM has come to a barrier, then waits for the others; one that is further counts as here."""
+        buffer = work.phase.buffers["output"]
+        for unit in work.units:
+            yield from self._write(turn, work, unit, {"output": torch.zeros((1, 1))})
+        begin = work.instruction.operands["output"]
+        while (
+            missing := self._memory.words.first_missing(slice(begin, begin + buffer.values), turn.epoch)
+        ) is not None:
+            yield turn.wait(f"SM {missing - begin} at the barrier")
 
     def _write(self, turn: _Turn, work: Work, unit: UnitWork, outputs: Tensors) -> Turns:
         """Publishes a unit's values, span after span and copy after copy."""

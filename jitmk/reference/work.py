@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from jitmk.errors import ScheduleError
-from jitmk.program.isa import NO_OPERAND, Instruction
-from jitmk.program.program import Buffer, BufferKind, Phase, Span
+from jitmk.program.access import Span
+from jitmk.program.isa import NO_OPERAND, Instruction, Opcode
+from jitmk.program.program import Buffer, BufferKind, Phase
 from jitmk.program.weights import WeightPlan
 from jitmk.reference.words import value_words
+from jitmk.schedule.spans import phase_spans
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,25 @@ class UnitWork:
 
 @dataclass(frozen=True)
 class Work:
-    """An instruction with its phase, its weights as the operands name them, and its units."""
+    """An instruction, resolved.
+
+    Attributes:
+        instruction: as it was decoded.
+        phase: what it belongs to, with weights and numbers as the instruction's operands say.
+        units: in the order in which they are computed.
+        inputs: the operands that units of the phase read numbers of, not all of them necessarily these units.
+    """
 
     instruction: Instruction
     phase: Phase
     units: tuple[UnitWork, ...]
+    inputs: tuple[str, ...]
+
+    @property
+    def is_lm_head(self) -> bool:
+        """Whether the instruction publishes a candidate instead of its values."""
+        output = self.phase.buffers.get("output")
+        return output is not None and output.kind is BufferKind.CANDIDATE and self.phase.variant.opcode is Opcode.MATVEC
 
 
 class Resolver:
@@ -72,10 +88,12 @@ class Resolver:
             reads = tuple(_access(instruction, phase, span, sm) for span in fresh)
             writes = tuple(_access(instruction, phase, span, None) for span in phase.writes(unit))
             units.append(UnitWork(unit, reads, writes))
-        return Work(instruction, self._with_weights(instruction, phase), tuple(units))
+        kinds = {operand: phase.buffers[operand].kind for operand in phase_spans(phase).reads}
+        inputs = tuple(operand for operand, kind in kinds.items() if kind is not BufferKind.CANDIDATE)
+        return Work(instruction, self._with_weights(instruction, phase), tuple(units), inputs)
 
     def _with_weights(self, instruction: Instruction, phase: Phase) -> Phase:
-        """The phase with the matrix and vectors that the instruction's operands point at."""
+        """The phase with the matrices, vectors and numbers that the instruction's operands name."""
 
         def find(operand: str, places: Mapping[int, str]) -> str | None:
             place = instruction.operands.get(operand, NO_OPERAND)
@@ -85,8 +103,16 @@ class Resolver:
                 raise ScheduleError(f"phase {phase.name!r}: the operand {operand!r} is {place}, where nothing begins")
             return places[place]
 
-        matrix = find("table", self._matrices) or find("weights", self._matrices)
-        return replace(phase, weights=matrix, norm=find("norm", self._vectors), bias=find("bias", self._vectors))
+        def found(operands: Mapping[str, str], places: Mapping[int, str]) -> dict[str, str]:
+            names = {operand: find(operand, places) for operand in operands}
+            return {operand: name for operand, name in names.items() if name is not None}
+
+        return replace(
+            phase,
+            matrices=found(phase.matrices, self._matrices),
+            vectors=found(phase.vectors, self._vectors),
+            numbers={name: instruction.operands[name] for name in phase.numbers},
+        )
 
 
 def candidate_words(instruction: Instruction) -> slice:
@@ -97,7 +123,7 @@ def candidate_words(instruction: Instruction) -> slice:
 
 def _access(instruction: Instruction, phase: Phase, span: Span, sm: int | None) -> Access:
     """A span's words: of the copy that an SM polls, or (`sm` None) of every copy."""
-    operand, buffer = next((o, b) for o, b in phase.buffers.items() if b.name == span.buffer)
+    operand, buffer = span.operand, phase.buffers[span.operand]
     if buffer.kind is BufferKind.CANDIDATE:
         words = (slice(0, 0),)
         if sm is not None:
@@ -105,6 +131,8 @@ def _access(instruction: Instruction, phase: Phase, span: Span, sm: int | None) 
             words = (slice(first, first + 2 * instruction.operands["candidates"]),)
         return Access(operand, buffer, span.begin, span.end, words)
     begin, end = value_words(buffer.kind, span.begin, span.end)
-    copies = range(buffer.copies) if sm is None else (sm % buffer.copies,)
+    # Inputs of a matvec are polled by every SM, so their copies are shared out; who else reads, reads the first.
+    polled = sm % buffer.copies if sm is not None and phase.variant.opcode is Opcode.MATVEC else 0
+    copies = range(buffer.copies) if sm is None else (polled,)
     starts = [instruction.operands[operand] + copy * buffer.copy_stride for copy in copies]
     return Access(operand, buffer, span.begin, span.end, tuple(slice(at + begin, at + end) for at in starts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jitmk.arch import GpuArch
 from jitmk.errors import ConfigError
+from jitmk.program.isa import Opcode
 from jitmk.program.program import Program
 from jitmk.schedule.policies import POLICIES, PolicyInput
 from jitmk.schedule.schedule import Schedule, from_placements
@@ -23,12 +24,18 @@ def make_schedule(
         context: positions in the KV cache for which policies that weigh costs do so.
 
     Raises:
-        ConfigError: no such policy, or no SMs.
+        ConfigError: no such policy, no SMs, or a barrier of another number of SMs.
     """
     sms = arch if isinstance(arch, int) else arch.sm_count
     if sms < 1:
         raise ConfigError(f"sms = {sms}; a schedule needs at least one SM")
     if policy not in POLICIES:
         raise ConfigError(f"there is no schedule policy {policy!r}; policies are {', '.join(sorted(POLICIES))}")
-    placements = POLICIES[policy].place(PolicyInput(program, sms, context))
+    for phase in program.phases:
+        if phase.variant.opcode is Opcode.BARRIER and phase.units != sms:
+            raise ConfigError(f"phase {phase.name!r} is a barrier of {phase.units} SMs, but the schedule is for {sms}")
+    placements = list(POLICIES[policy].place(PolicyInput(program, sms, context)))
+    for phase in program.phases:
+        if phase.variant.opcode is Opcode.BARRIER:  # whatever the policy
+            placements[phase.index] = [(sm, sm, 1, 1) for sm in range(phase.units)]
     return from_placements(program, sms, policy, placements)

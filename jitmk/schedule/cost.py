@@ -7,21 +7,23 @@ on an H200; other GPUs of the class differ by factors that change no decision he
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from jitmk.model.spec import ModelSpec
-from jitmk.program.kv_layout import TILE_POSITIONS, KvLayout
-from jitmk.program.packing import UNIT_ROWS, ceil_div
-from jitmk.program.program import (
-    MAX_CANDIDATES,
+from jitmk.program.configs import (
+    ELEMENTWISE_VALUES,
     MAX_GROUP,
     PARTIAL_EXTRA,
     AttentionConfig,
     AttentionReduceConfig,
     EmbedConfig,
     MatvecConfig,
-    Phase,
+    SampleConfig,
 )
+from jitmk.program.kv_layout import TILE_POSITIONS, KvLayout
+from jitmk.program.packing import UNIT_ROWS, ceil_div
+from jitmk.program.program import MAX_CANDIDATES, Phase
 
 WORD_BYTES = 8
 
@@ -77,25 +79,27 @@ def unit_cost(phase: Phase, context: int) -> UnitCost:
         return UnitCost(config.layout.unit_bytes, 2 * UNIT_ROWS * config.columns)
     if isinstance(config, AttentionConfig):
         layout = KvLayout(config.head_dim)
-        tiles = ceil_div(layout.tiles(context), phase.splits)
-        positions = min(context, tiles * TILE_POSITIONS)
+        attended = min(context, phase.numbers["window"] or context)
+        tiles = ceil_div(layout.tiles(attended), phase.splits)
+        positions = min(attended, tiles * TILE_POSITIONS)
         return UnitCost(tiles * layout.tile_bytes, 4 * config.group * config.head_dim * positions)
     if isinstance(config, AttentionReduceConfig):
         values = phase.splits * (config.head_dim + PARTIAL_EXTRA)
         return UnitCost(values * WORD_BYTES, 2 * values)
     if isinstance(config, EmbedConfig):
         return UnitCost(2 * UNIT_ROWS, UNIT_ROWS)
-    return UnitCost(2 * MAX_CANDIDATES * WORD_BYTES, MAX_CANDIDATES)
+    if isinstance(config, SampleConfig):
+        return UnitCost(2 * MAX_CANDIDATES * WORD_BYTES, MAX_CANDIDATES)
+    return UnitCost(2 * ELEMENTWISE_VALUES * WORD_BYTES, ELEMENTWISE_VALUES)
 
 
-REDUCE_US = 2.5
-"""What a reduce phase adds to a layer: a dependency more, and the partial results' way through the L2."""
-REDUCE_SPLIT_US = 0.02
-"""What each split adds to the reduce phase: one more partial result to fetch and merge."""
-TILE_US = 0.086
-TILE_BYTES_PER_US = 115_000.0
-"""What a tile of old keys and values adds to attention on one SM: so much, and its bytes at that rate. Fitted to where
-16 splits begin to pay on an H200: at 396 positions with heads of 64 (Llama-3.2-1B), at 306 with heads of 128 (3B)."""
+REDUCE_US = 1.2
+"""What a reduce phase adds to a layer: a dependency more. This and the next two are fitted to steps of Llama-3.2-1B and
+3B at 128 to 4080 positions with 1 to 16 splits on an H200 (docs/performance.md)."""
+REDUCE_VALUE_US = 0.05 / 1024
+"""What each value of each partial result adds to the reduce phase: it is published, fetched and merged."""
+TILE_BYTES_PER_US = 48_000.0
+"""How fast one SM alone gets through old keys and values while the others stream weights."""
 
 
 def split_ladder(spec: ModelSpec, sms: int) -> tuple[int, ...]:
@@ -115,7 +119,8 @@ def head_groups(spec: ModelSpec) -> int:
 def choose_splits(spec: ModelSpec, sms: int, context: int) -> int:
     """Into how many parts attention should split the context.
 
-    Weighs the time in which one SM works through its part of the keys and values against the price of a reduce phase.
+    Weighs the time in which one SM works through its part of the keys and values, in the mean of the layers, against
+    the price of a reduce phase.
 
     Args:
         spec: the model.
@@ -126,12 +131,16 @@ def choose_splits(spec: ModelSpec, sms: int, context: int) -> int:
         A member of `split_ladder(spec, sms)`; the smallest of those that are equally fast.
     """
     layout = KvLayout(spec.head_dim)
-    tiles, tile_us = layout.tiles(context), TILE_US + layout.tile_bytes / TILE_BYTES_PER_US
+    tile_us = layout.tile_bytes / TILE_BYTES_PER_US
+    partial_us = spec.attention_size * REDUCE_VALUE_US
+    windows = Counter(layer.window for layer in spec.layers)
+    tiles = [(layout.tiles(min(context, window or context)), layers) for window, layers in windows.items()]
 
     def layer_us(splits: int) -> float:
         rounds = ceil_div(head_groups(spec) * splits, sms)
-        reduce = REDUCE_US + splits * REDUCE_SPLIT_US if splits > 1 else 0.0
-        return rounds * ceil_div(tiles, splits) * tile_us + reduce
+        reduce = REDUCE_US + splits * partial_us if splits > 1 else 0.0
+        in_turn = sum(layers * ceil_div(of_layer, splits) for of_layer, layers in tiles) / spec.num_layers
+        return rounds * in_turn * tile_us + reduce
 
     return min(split_ladder(spec, sms), key=layer_us)
 
@@ -139,8 +148,8 @@ def choose_splits(spec: ModelSpec, sms: int, context: int) -> int:
 def choose_split_steps(spec: ModelSpec, sms: int, max_context: int) -> tuple[tuple[int, int], ...]:
     """From which context on attention should split into how many parts.
 
-    Whole tiles make `choose_splits` waver between neighbours; here the number only grows, so that a text that gets
-    longer calls for few programs.
+    Whole tiles make `choose_splits` waver between neighbours; here the number at least doubles from step to step, so
+    that a text that gets longer calls for few programs. What lies between would gain less than a percent.
 
     Args:
         spec: the model.
@@ -154,7 +163,7 @@ def choose_split_steps(spec: ModelSpec, sms: int, max_context: int) -> tuple[tup
     tiles, most = 1, split_ladder(spec, sms)[-1]
     while (context := (tiles - 1) * TILE_POSITIONS + 1) <= max_context and steps[-1][1] < most:
         splits = choose_splits(spec, sms, context)
-        if splits > steps[-1][1]:
+        if splits >= 2 * steps[-1][1] or (splits == most and splits > steps[-1][1]):
             steps.append((context, splits))
         tiles += 1 + tiles // 64
     return tuple(steps)

@@ -67,19 +67,22 @@ def _operand(name: str, phase: Phase, plan: WeightPlan, candidates: int) -> int:
     """An operand that is the same for all instructions of a phase."""
     if name in phase.buffers:
         return phase.buffers[name].offset
-    if name in ("weights", "table"):
-        if phase.weights not in plan.matrices:
-            raise ScheduleError(f"phase {phase.name!r} needs the matrix {phase.weights!r}, which the weights lack")
-        return plan.matrices[phase.weights].grain
-    if name in ("norm", "bias"):
-        vector = phase.norm if name == "norm" else phase.bias
-        if vector is None:
-            return NO_OPERAND
-        if vector not in plan.vectors:
-            raise ScheduleError(f"phase {phase.name!r} needs the vector {vector!r}, which the weights lack")
-        return plan.vectors[vector].offset
-    if name == "layer":
-        return NO_OPERAND if phase.layer is None else phase.layer
+    if name in phase.matrices:
+        if phase.matrices[name] not in plan.matrices:
+            raise ScheduleError(
+                f"phase {phase.name!r} needs the matrix {phase.matrices[name]!r}, which the weights lack"
+            )
+        return plan.matrices[phase.matrices[name]].grain
+    if name in phase.vectors:
+        if phase.vectors[name] not in plan.vectors:
+            raise ScheduleError(
+                f"phase {phase.name!r} needs the vector {phase.vectors[name]!r}, which the weights lack"
+            )
+        return plan.vectors[phase.vectors[name]].offset
+    if name in phase.numbers:
+        return phase.numbers[name]
+    if name == "layer" and phase.layer is not None:
+        return phase.layer
     return {"splits": phase.splits, "candidates": candidates}.get(name, NO_OPERAND)
 
 

@@ -13,7 +13,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from jitmk.program.program import Buffer, Phase, Span
+from jitmk.program.access import Span
+from jitmk.program.program import Buffer, Phase
 from jitmk.schedule.schedule import Column
 
 
@@ -81,7 +82,8 @@ class PhaseSpans:
 def phase_spans(phase: Phase) -> PhaseSpans:
     """The intervals that all units of a phase read and write.
 
-    Phases with the same variant, units, splits and buffer shapes share the result: do not change its arrays.
+    Phases with the same variant, units, splits, operand `first` and buffer shapes share the result: do not change its
+    arrays.
     """
     shapes = tuple((name, replace(buffer, name=name, offset=0)) for name, buffer in sorted(phase.buffers.items()))
     return _spans(_Kind(phase, shapes))
@@ -96,7 +98,7 @@ class _Kind:
 
     @property
     def _key(self) -> tuple[object, ...]:
-        return self.phase.variant, self.phase.units, self.phase.splits, self.shapes
+        return self.phase.variant, self.phase.units, self.phase.splits, self.phase.numbers.get("first"), self.shapes
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Kind) and self._key == other._key
@@ -107,17 +109,16 @@ class _Kind:
 
 @lru_cache(maxsize=256)
 def _spans(kind: _Kind) -> PhaseSpans:
-    phase = replace(kind.phase, buffers=dict(kind.shapes))
-    return PhaseSpans(_collect(phase.units, phase.reads), _collect(phase.units, phase.writes))
+    return PhaseSpans(_collect(kind.phase.units, kind.phase.reads), _collect(kind.phase.units, kind.phase.writes))
 
 
 def _collect(units: int, spans: Callable[[int], tuple[Span, ...]]) -> dict[str, Intervals]:
     rows: dict[str, list[tuple[int, int, int]]] = {}
     for unit in range(units):
         for span in spans(unit):
-            rows.setdefault(span.buffer, []).append((unit, span.begin, span.end))
+            rows.setdefault(span.operand, []).append((unit, span.begin, span.end))
     collected = {}
-    for name, intervals in rows.items():
+    for operand, intervals in rows.items():
         columns = np.array(intervals, dtype=np.int64)
-        collected[name] = Intervals(columns[:, 0], columns[:, 1], columns[:, 2])
+        collected[operand] = Intervals(columns[:, 0], columns[:, 1], columns[:, 2])
     return collected

@@ -4,8 +4,9 @@ The argument, which the checks below establish piece by piece:
 
 - The program's order is topological: what a phase reads was written, whole, by phases before it (`verify_program`).
 - Every queue follows that order, and every unit is in exactly one queue (`verify`). All SMs are resident, so of the
-  unfinished instructions one that comes first in the order can always go on: no deadlock. (Instructions of the LM head
-  wait for each other where a draw is filtered, but each on an SM of its own: they can all be reached.)
+  unfinished instructions one that comes first in the order can always go on: no deadlock. At a barrier, which waits
+  for its own phase, every SM has one unit, which announces itself before it waits. Instructions of the LM head, too,
+  wait for each other where a draw is filtered, but each on an SM of its own: they can all be reached.
 - Every value is written once a step by one unit, and buffers share no words: no two writers.
 - Every unit has a result that a later phase reads, up to the one phase that chooses the next token. A unit publishes
   its results after its reads, so when the token is known, nobody reads a word of the step any more, and the next step,
@@ -36,6 +37,7 @@ def verify(schedule: Schedule) -> None:
     _check_queues(schedule)
     _check_order(schedule)
     _check_units(schedule)
+    _check_barriers(schedule)
     _check_candidates(schedule)
 
 
@@ -152,6 +154,10 @@ def _explain_writes(buffer: Buffer, parts: list[tuple[Phase, Intervals]]) -> str
     return f"values {at} to {buffer.values - 1} of buffer {buffer.name!r} are written by no unit"
 
 
+_WITHOUT_RESULT = (Opcode.BARRIER, Opcode.NO_OP)
+"""Opcodes whose units nobody needs a result of: a no-op reads nothing, and to a barrier a later epoch is as good."""
+
+
 def _check_results(program: Program, spans: list[PhaseSpans]) -> None:
     """Every unit has a result that a later phase reads; the last phase, which chooses the token, has none."""
     read: dict[str, list[Intervals]] = {}
@@ -163,7 +169,7 @@ def _check_results(program: Program, spans: list[PhaseSpans]) -> None:
         if phase is program.phases[-1]:
             if phase.variant.opcode is not Opcode.SAMPLE:
                 raise ScheduleError(f"the last phase is {phase.name!r}; a step ends with a {Opcode.SAMPLE.value}")
-        elif not used.all():
+        elif phase.variant.opcode not in _WITHOUT_RESULT and not used.all():
             raise ScheduleError(
                 f"phase {phase.name!r}, unit {int(used.argmin())}: no later phase reads a result of it, so the next "
                 "step could overwrite what it still reads"
@@ -237,6 +243,27 @@ def _check_units(schedule: Schedule) -> None:
         f"phase {phase.name!r} ({phase.index}): unit {unit} is computed {times[wrong]} times, on SMs "
         f"{', '.join(map(str, sms))}"
     )
+
+
+def _check_barriers(schedule: Schedule) -> None:
+    """Every SM comes to every barrier, once: unit i is SM i's."""
+    table = schedule.table
+    for phase in schedule.program.phases:
+        if phase.variant.opcode is not Opcode.BARRIER:
+            continue
+        if phase.units != schedule.sms:
+            raise ScheduleError(
+                f"phase {phase.name!r} ({phase.index}) is a barrier of {phase.units} SMs, but the schedule is for "
+                f"{schedule.sms}; make the program with `with_barriers(program, {schedule.sms})`"
+            )
+        mine = table.phase == phase.index
+        wrong = table.unit_begin[mine] != table.sm[mine]
+        if len(wrong) != schedule.sms or wrong.any():
+            sm = int(table.sm[mine][wrong.argmax()])
+            raise ScheduleError(
+                f"phase {phase.name!r} ({phase.index}): SM {sm} has unit {int(table.unit_begin[mine][wrong.argmax()])} "
+                "of the barrier; unit i belongs on SM i, or SMs would wait for each other forever"
+            )
 
 
 def _check_candidates(schedule: Schedule) -> None:

@@ -47,7 +47,7 @@ BY_NAME = {shape.name: shape for shape in SHAPES}
 
 ARCHS = GpuArch.supported()
 
-# The first holds every opcode. It is compiled for every architecture; the others, which differ in shapes only, for one.
+# The first is compiled for every architecture; the others, which differ in shapes only, for one.
 CASES = tuple(("1b", arch) for arch in ARCHS) + tuple((shape.name, "sm_90a") for shape in SHAPES[1:])
 
 

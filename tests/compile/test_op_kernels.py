@@ -8,8 +8,8 @@ from jitmk.arch import GpuArch
 from jitmk.codegen import render
 from jitmk.jit import build
 from tests.compile.kernels import MAX_REGISTERS
-from tests.gpu.op_kernels import KERNELS
 from tests.support.compilers import require_compiler
+from tests.support.op_kernels import KERNELS
 
 
 @pytest.mark.parametrize("name", KERNELS)

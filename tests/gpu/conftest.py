@@ -13,10 +13,13 @@ import torch
 from jitmk import jit
 from jitmk.codegen import render
 from jitmk.cuda.device import Device
+from jitmk.engine.launcher import MegakernelLauncher
 from jitmk.settings import Settings
 from tests.gpu.live_models import LiveModels
-from tests.gpu.op_kernels import KERNELS
-from tests.gpu.op_runner import OpRunner
+from tests.support.op_kernels import KERNELS
+from tests.support.op_runner import ARENA_WORDS, KV_FLAGS, Data, OpRunner
+
+DEADLINE_MS = 2000
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +50,18 @@ class OpRunners:
     def __getitem__(self, name: str) -> OpRunner:
         if name not in self._runners:
             compiled: Future[jit.CompiledKernel] = self._compiled[name]
-            self._runners[name] = OpRunner(self._gpu, compiled.result().cubin, KERNELS[name].variants)
+            launcher = MegakernelLauncher(
+                self._gpu,
+                compiled.result().cubin,
+                arena_words=ARENA_WORDS,
+                kv_flags=KV_FLAGS,
+                deadline_ms=DEADLINE_MS,
+                window=3,
+                window_ahead=3,
+                operands=Data().parameters(),
+            )
+            device = torch.device("cuda", self._gpu.index)
+            self._runners[name] = OpRunner(launcher, device, self._gpu.arch.sm_count, KERNELS[name].variants)
         return self._runners[name]
 
     def close(self) -> None:

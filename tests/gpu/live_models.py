@@ -23,7 +23,7 @@ SEED = 1
 
 
 def _with_rope(spec: ModelSpec, kind: RopeKind) -> ModelSpec:
-    return replace(spec, rope=replace(ROPES[kind], rotary_dim=spec.head_dim))
+    return replace(spec, ropes=(replace(ROPES[kind], rotary_dim=spec.head_dim),))
 
 
 SPECS = {

@@ -17,9 +17,9 @@ from jitmk.program.program import PARTIAL_EXTRA, AttentionConfig, Phase, Program
 from jitmk.program.weights import plan_weights
 from jitmk.reference.ops.attention import NewToken, attention, new_key_value
 from tests.gpu.conftest import OpRunners
-from tests.gpu.op_kernels import ATTENTION_SPECS
-from tests.gpu.op_runner import Data, OpRunner, Step
 from tests.support.closeness import assert_close
+from tests.support.op_kernels import ATTENTION_SPECS
+from tests.support.op_runner import Data, OpRunner, Step
 from tests.support.phases import in_buffer_order, isolate
 
 pytestmark = pytest.mark.gpu

@@ -11,9 +11,9 @@ from jitmk.program.program import PARTIAL_EXTRA, AttentionReduceConfig
 from jitmk.program.weights import plan_weights
 from jitmk.reference.ops.attention_reduce import attention_reduce
 from tests.gpu.conftest import OpRunners
-from tests.gpu.op_kernels import ATTENTION_SPECS
-from tests.gpu.op_runner import Data
 from tests.support.closeness import assert_close
+from tests.support.op_kernels import ATTENTION_SPECS
+from tests.support.op_runner import Data
 from tests.support.phases import isolate
 
 pytestmark = pytest.mark.gpu

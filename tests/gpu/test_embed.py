@@ -12,9 +12,9 @@ from jitmk.program.program import EmbedConfig
 from jitmk.program.weights import plan_weights
 from jitmk.reference.ops.embed import embed
 from tests.gpu.conftest import OpRunners
-from tests.gpu.op_kernels import EMBED_SPECS
-from tests.gpu.op_runner import Data, Step
 from tests.support.closeness import assert_close
+from tests.support.op_kernels import EMBED_SPECS
+from tests.support.op_runner import Data, Step
 from tests.support.phases import isolate
 
 pytestmark = pytest.mark.gpu

@@ -7,20 +7,18 @@ import torch
 
 from jitmk.engine.backend import DeviceSampling
 from jitmk.engine.philox import gumbel
-from jitmk.engine.sampling import leave
 from jitmk.engine.step_programs import DeviceProgram
 from jitmk.errors import DeviceError
 from jitmk.program.isa import Instruction, Opcode, end_of_queue
 from jitmk.program.lowering import lower
-from jitmk.program.packing import MatrixLayout, pack
-from jitmk.program.weights import plan_weights
 from jitmk.reference.ops.sample_filter import Filters
 from tests.gpu.conftest import OpRunners
-from tests.gpu.op_kernels import LARGE_SAMPLE_SPEC, SAMPLE_SPEC
-from tests.gpu.op_runner import Data, OpRunner, Outcome, Step
 from tests.support.closeness import TOLERANCES, assert_close
 from tests.support.filter_cases import FILTERS
+from tests.support.op_kernels import LARGE_SAMPLE_SPEC, SAMPLE_SPEC
+from tests.support.op_runner import Data, OpRunner, Step
 from tests.support.phases import isolate
+from tests.support.single_sample import check_filtered, random_head, run_head
 from tests.support.words import poison_words, write_candidates
 
 pytestmark = pytest.mark.gpu
@@ -77,41 +75,20 @@ def test_nothing_but_nan_is_an_error_that_says_so(count: int, runner: OpRunner) 
     assert _choose(runner, [1.0], [3]) == 3, "the next launch is none the worse"
 
 
-def _head(runner: OpRunner, rows: torch.Tensor, x: torch.Tensor, step: Step, policy: str = "round_robin") -> Outcome:
-    """LM head and SAMPLE over a table, bf16 [vocab_size, hidden], whose norm's weight is 1."""
-    spec = SAMPLE_SPEC if len(rows) == VOCAB else LARGE_SAMPLE_SPEC
-    plan = plan_weights(spec)
-    head = plan.matrices["lm_head"]
-    assert head.layout == MatrixLayout(*rows.shape)
-    weights = torch.full((plan.arena_bytes // 2,), torch.nan, dtype=torch.bfloat16, device=runner.device)
-    weights[head.offset // 2 : (head.offset + head.nbytes) // 2] = pack(rows.to(runner.device)).flatten()
-    constants = torch.ones(plan.constant_values, device=runner.device)
-    program = isolate(lower(spec), "lm_head", "sample")
-    inputs = {program.phases[0].buffers["input"].name: x.to(runner.device)}
-    return runner.run(program, plan, inputs, Data(weights, constants), step, policy=policy)
-
-
-def _random_head(vocab_size: int = VOCAB, seed: int = 11) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows, x) with logits of about unit size."""
-    random = torch.Generator().manual_seed(seed)
-    rows = torch.randn(vocab_size, SAMPLE_SPEC.hidden_size, generator=random) * SAMPLE_SPEC.hidden_size**-0.5
-    return rows.bfloat16(), torch.randn(SAMPLE_SPEC.hidden_size, generator=random).bfloat16().float()
-
-
 def test_greedy_takes_the_largest_logit(runner: OpRunner) -> None:
-    rows, x = _random_head()
-    outcome = _head(runner, rows, x, Step())
+    rows, x = random_head()
+    outcome = run_head(runner, rows, x, Step())
     assert outcome.logits is not None and outcome.token == int(outcome.logits.argmax())
 
 
 def test_equal_rows_tie_to_the_lowest_token(runner: OpRunner) -> None:
     """The same row at several places gives the same bits, whichever SM computes it."""
-    rows, x = _random_head()
+    rows, x = random_head()
     best = rows[int((rows.float() @ x).argmax())] * 2
     for places in ([1002, 3, 500], [1001, 1002], [0, 1], [8, 7]):
         tied = rows.clone()
         tied[places] = best
-        outcome = _head(runner, tied, x, Step())
+        outcome = run_head(runner, tied, x, Step())
         assert outcome.logits is not None
         assert torch.equal(outcome.logits[places], outcome.logits[places[:1]].expand(len(places)))
         assert outcome.token == min(places)
@@ -121,7 +98,7 @@ def test_equal_rows_tie_to_the_lowest_token(runner: OpRunner) -> None:
 def test_noise_is_that_of_the_host(seed: int, position: int, runner: OpRunner) -> None:
     """With logits of zero the keys are the noise: for the position that the new token will have."""
     rows, x = torch.zeros(VOCAB, SAMPLE_SPEC.hidden_size).bfloat16(), torch.ones(SAMPLE_SPEC.hidden_size)
-    outcome = _head(runner, rows, x, Step(position=position, sampling=DeviceSampling(0.7, seed)))
+    outcome = run_head(runner, rows, x, Step(position=position, sampling=DeviceSampling(0.7, seed)))
     noise = gumbel(seed, position + 1, VOCAB)
     assert outcome.candidates is not None
     keys, ids = outcome.candidates
@@ -138,11 +115,11 @@ def test_noise_is_that_of_the_host(seed: int, position: int, runner: OpRunner) -
 
 def test_temperature_divides_the_logits(runner: OpRunner) -> None:
     """Many draws: each is the best by logit / temperature + noise, but where two keys are as good as equal."""
-    rows, x = _random_head()
+    rows, x = random_head()
     decided = 0
     for draw in range(40):
         temperature, seed, position = (0.25, 0.8, 1.0, 3.0)[draw % 4], 1000 + draw, 17 * draw
-        outcome = _head(runner, rows, x, Step(position=position, sampling=DeviceSampling(temperature, seed)))
+        outcome = run_head(runner, rows, x, Step(position=position, sampling=DeviceSampling(temperature, seed)))
         assert outcome.logits is not None and outcome.token is not None
         keys = outcome.logits / temperature + gumbel(seed, position + 1, VOCAB)
         top = keys.topk(2).values
@@ -153,26 +130,11 @@ def test_temperature_divides_the_logits(runner: OpRunner) -> None:
 
 
 def test_a_frozen_temperature_is_greedy_and_a_hot_one_is_not(runner: OpRunner) -> None:
-    rows, x = _random_head()
-    greedy = _head(runner, rows, x, Step()).token
-    cold = {_head(runner, rows, x, Step(sampling=DeviceSampling(1e-4, seed))).token for seed in range(5)}
-    hot = {_head(runner, rows, x, Step(sampling=DeviceSampling(5.0, seed))).token for seed in range(8)}
+    rows, x = random_head()
+    greedy = run_head(runner, rows, x, Step()).token
+    cold = {run_head(runner, rows, x, Step(sampling=DeviceSampling(1e-4, seed))).token for seed in range(5)}
+    hot = {run_head(runner, rows, x, Step(sampling=DeviceSampling(5.0, seed))).token for seed in range(8)}
     assert cold == {greedy} and len(hot) > 4
-
-
-def _check_filtered(outcome: Outcome, step: Step) -> bool:
-    """Whether the token is the host's choice from the device's logits; False where two keys are as good as equal."""
-    logits, sampling = outcome.logits, step.sampling
-    assert logits is not None and outcome.token is not None
-    left = leave(logits, sampling.temperature, sampling.filters)
-    assert bool(left[outcome.token]), "what is chosen must be left"
-    keys = logits / sampling.temperature + gumbel(sampling.seed, step.position + 1, len(logits))
-    keys = torch.where(left, keys, -torch.inf)
-    top = keys.topk(2).values
-    if top[0] - top[1] <= 1e-3 * max(1.0, 1 / sampling.temperature):
-        return False
-    assert outcome.token == int(keys.argmax()), step
-    return True
 
 
 @pytest.mark.parametrize("policy", ["round_robin", "wave", "pool"])
@@ -181,11 +143,11 @@ def test_filters_leave_what_the_host_leaves(vocab_size: int, policy: str, runner
     """Fresh logits for every draw; nothing is cleared between launches, so each finds what the one before left."""
     decided, draws = 0, 0
     for i, filters in enumerate(FILTERS * 2):
-        rows, x = _random_head(vocab_size, seed=1000 + i)
+        rows, x = random_head(vocab_size, seed=1000 + i)
         rows = rows * (1, 6)[i % 2]
         sampling = DeviceSampling((0.8, 3.0, 0.3)[i % 3], 7 + i, filters=filters)
         step = Step(position=31 * i, sampling=sampling)
-        decided += _check_filtered(_head(runner, rows, x, step, policy), step)
+        decided += check_filtered(run_head(runner, rows, x, step, policy), step)
         draws += 1
     assert decided >= 0.9 * draws
 
@@ -193,33 +155,33 @@ def test_filters_leave_what_the_host_leaves(vocab_size: int, policy: str, runner
 @pytest.mark.parametrize("filters", FILTERS)
 def test_filters_of_logits_that_are_equal(filters: Filters, runner: OpRunner) -> None:
     """All equal, then in large groups: equal logits share their fate, so the threshold lies between groups."""
-    rows, x = _random_head()
+    rows, x = random_head()
     for groups in (1, 3, 40):
         tied = rows[torch.arange(VOCAB) % groups]
         for seed in range(3):
             step = Step(position=seed, sampling=DeviceSampling(1.0, seed, filters=filters))
-            _check_filtered(_head(runner, tied, x, step), step)
+            check_filtered(run_head(runner, tied, x, step), step)
 
 
 def test_launches_with_and_without_filters_take_turns(runner: OpRunner) -> None:
-    rows, x = _random_head()
+    rows, x = random_head()
     plain = Step(sampling=DeviceSampling(1.0, 5))
-    alone = _head(runner, rows, x, plain).token
+    alone = run_head(runner, rows, x, plain).token
     for filters in FILTERS:
         step = Step(sampling=DeviceSampling(1.0, 5, filters=filters))
-        _check_filtered(_head(runner, rows, x, step), step)
-        assert _head(runner, rows, x, plain).token == alone
-    greedy = _head(runner, rows, x, Step(sampling=DeviceSampling(filters=Filters(top_k=1))))
+        check_filtered(run_head(runner, rows, x, step), step)
+        assert run_head(runner, rows, x, plain).token == alone
+    greedy = run_head(runner, rows, x, Step(sampling=DeviceSampling(filters=Filters(top_k=1))))
     assert greedy.logits is not None and greedy.token == int(greedy.logits.argmax())
 
 
 def test_filters_of_nothing_but_nan_are_an_error_that_says_so(runner: OpRunner) -> None:
-    rows, x = _random_head()
+    rows, x = random_head()
     step = Step(sampling=DeviceSampling(1.0, 5, filters=Filters(5, 0.9, 0.1)))
     with pytest.raises(DeviceError, match="not numbers"):
-        _head(runner, rows * torch.nan, x, step)
+        run_head(runner, rows * torch.nan, x, step)
     some = rows.clone()
     some[::3] = torch.nan
-    outcome = _head(runner, some, x, step)
+    outcome = run_head(runner, some, x, step)
     assert outcome.token is not None and outcome.token % 3 != 0
-    _check_filtered(_head(runner, rows, x, step), step)
+    check_filtered(run_head(runner, rows, x, step), step)

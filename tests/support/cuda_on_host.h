@@ -56,11 +56,13 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline int __clz(unsigned x) { return x == 0 ? 32 : __builtin_clz(x); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(static_cast<unsigned long long>(a) * b >> 32); }
 
-extern const dim3 blockIdx, threadIdx, gridDim;
+inline float __expf(float x) { return std::exp(x); }
+inline float __fdividef(float x, float y) { return x / y; }
+
+extern dim3 blockIdx, threadIdx, gridDim;
 unsigned long __cvta_generic_to_shared(const void*);
 void __syncwarp();
 void __syncthreads();
-float __expf(float);
 template <class T>
 T __shfl_sync(unsigned, T, int);
 template <class T>

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from jitmk.model.spec import Activation
+from jitmk.program.configs import Epilogue, MatvecConfig, Prologue
 from jitmk.program.isa import Opcode
 from jitmk.program.packing import MatrixLayout, pack
-from jitmk.program.program import Buffer, BufferKind, Epilogue, MatvecConfig, Phase, Program, Variant
+from jitmk.program.program import Buffer, BufferKind, Phase, Program, Variant
 from jitmk.program.weights import Join, Matrix, Vector, WeightPlan
 
 NORM_EPS = 1e-5
@@ -22,6 +25,10 @@ def isolate(program: Program, *names: str) -> Program:
     return replace(program, phases=tuple(replace(phase, index=i) for i, phase in enumerate(chosen)))
 
 
+OUTPUTS = ("output", "residual_out")
+"""Operands that a phase writes; every other buffer is one that it reads."""
+
+
 def inputs_of(program: Program) -> list[Buffer]:
     """Buffers that phases read and none of them writes."""
     written = {buffer.name for buffer in outputs_of(program)}
@@ -29,50 +36,47 @@ def inputs_of(program: Program) -> list[Buffer]:
         buffer
         for phase in program.phases
         for operand, buffer in phase.buffers.items()
-        if operand in ("input", "residual_in") and buffer.name not in written
+        if operand not in OUTPUTS and buffer.name not in written
     ]
-    return list(dict.fromkeys(read))
+    return list({buffer.name: buffer for buffer in read}.values())
 
 
 def outputs_of(program: Program) -> list[Buffer]:
     """Buffers that phases write."""
-    return [
-        buffer
-        for phase in program.phases
-        for operand, buffer in phase.buffers.items()
-        if operand in ("output", "residual_out")
-    ]
+    return [buffer for phase in program.phases for operand, buffer in phase.buffers.items() if operand in OUTPUTS]
 
 
-def in_buffer_order(phase: Phase, values: torch.Tensor) -> torch.Tensor:
+def in_buffer_order(phase: Phase, values: torch.Tensor, operand: str = "output") -> torch.Tensor:
     """Values in the order of the units that own them, [n], put where they lie in the phase's output."""
-    name = phase.buffers["output"].name
-    spans = [span for unit in range(phase.units) for span in phase.writes(unit) if span.buffer == name]
+    spans = [span for unit in range(phase.units) for span in phase.writes(unit) if span.operand == operand]
     places = torch.cat([torch.arange(span.begin, span.end) for span in spans]).to(values.device)
     ordered = torch.full_like(values, torch.nan)
     ordered[places] = values
     return ordered
 
 
-def matvec_variant(rows: int, columns: int, epilogue: Epilogue, *, norm: bool = False, bias: bool = False) -> Variant:
-    """A matvec, with as many copies of input and output as lowering gives it."""
-    config = MatvecConfig(
-        rows,
-        columns,
-        epilogue,
-        norm,
-        NORM_EPS if norm else 0.0,
-        bias,
-        Activation.SILU if epilogue is Epilogue.GATED else None,
-        input_copies=2,
-        output_copies=1 if epilogue in (Epilogue.STORE, Epilogue.LOGITS) else 2,
-    )
-    flags = "".join(f"-{name}" for name, there in (("norm", norm), ("bias", bias)) if there)
-    return Variant(f"{epilogue.value}-{rows}x{columns}{flags}", Opcode.MATVEC, config)
+def matvec_variant(rows: int, columns: int, epilogue: Epilogue, name: str = "", **changes: Any) -> Variant:
+    """A matvec, with as many copies of input and output as lowering gives it.
+
+    Args:
+        name: what is special about it.
+        changes: of other fields of MatvecConfig.
+    """
+    projection = epilogue in (Epilogue.STORE, Epilogue.LOGITS)
+    fields: dict[str, Any] = {
+        "activation": Activation.SILU if epilogue in (Epilogue.GATED, Epilogue.ACTIVATED) else None,
+        "input_copies": 2,
+        "output_copies": 1 if projection else 2,
+        "residual_copies": 2 if changes.get("post") else 1,
+    } | changes
+    if fields.get("prologue", Prologue.NONE) is not Prologue.NONE or fields.get("post"):
+        fields.setdefault("norm_eps", NORM_EPS)
+    full = "-".join(part for part in (epilogue.value, f"{rows}x{columns}", name) if part)
+    return Variant(full, Opcode.MATVEC, MatvecConfig(rows, columns, epilogue, **fields))
 
 
 def matvec_program(variant: Variant) -> Program:
-    """One matvec between buffers of its own; its matrix is "w", its vectors "norm" and "bias"."""
+    """One matvec between buffers of its own; its matrix is "w", its vectors have the names of their operands."""
     config = variant.config
     assert isinstance(config, MatvecConfig)
     buffers: dict[str, Buffer] = {}
@@ -86,44 +90,58 @@ def matvec_program(variant: Variant) -> Program:
     buffer("input", BufferKind.BF16, config.columns, config.input_copies)
     if config.epilogue is Epilogue.LOGITS:
         buffer("output", BufferKind.CANDIDATE, config.rows)
-    else:
+    elif config.output_copies:
         values = config.rows // 2 if config.epilogue is Epilogue.GATED else config.rows
         buffer("output", BufferKind.BF16, values, config.output_copies)
+    if config.post is not None:
+        buffer("residual_in", BufferKind.FP32, config.columns, config.residual_copies)
     if config.epilogue is Epilogue.RESIDUAL:
         buffer("residual_in", BufferKind.FP32, config.rows)
-        buffer("residual_out", BufferKind.FP32, config.rows)
+        buffer("residual_out", BufferKind.FP32, config.rows, config.residual_copies)
     phase = Phase(
         0,
         variant.name,
         variant,
         config.layout.units,
         buffers=buffers,
-        weights="w",
-        norm="norm" if config.norm else None,
-        bias="bias" if config.bias else None,
+        matrices={"weights": "w"},
+        vectors={name: name for name in _vectors(config)},
     )
     return Program((phase,), tuple(buffers.values()), (variant,), tokens=1, splits=1, arena_words=words)
+
+
+def _vectors(config: MatvecConfig) -> dict[str, int]:
+    """The constant vectors that a matvec uses, by operand, with their lengths."""
+    used = {
+        "norm": config.prologue is not Prologue.NONE,
+        "norm_bias": config.norm_bias,
+        "post_norm": config.post is not None,
+        "post_norm_bias": config.post_bias,
+    }
+    lengths = {name: config.columns for name, there in used.items() if there}
+    return lengths | ({"bias": config.rows} if config.bias else {})
 
 
 def matvec_plan(config: MatvecConfig) -> WeightPlan:
     """Where the weights of `matvec_program` lie: not at the start of the arenas, so that offsets count."""
     layout = MatrixLayout(config.rows, config.columns)
     matrix = Matrix("w", (), Join.STACK, layout, True, offset=4096)
-    norm = Vector("norm", (), Join.STACK, config.columns, offset=16)
-    bias = Vector("bias", (), Join.STACK, config.rows, offset=32 + norm.padded_values)
-    end = bias.offset + bias.padded_values
-    return WeightPlan({"w": matrix}, {"norm": norm, "bias": bias}, matrix.offset + matrix.nbytes + 4096, end + 16)
+    vectors: dict[str, Vector] = {}
+    at = 16
+    for name, values in _vectors(config).items():
+        vectors[name] = Vector(name, (), Join.STACK, values, 0.0, offset=at)
+        at += vectors[name].padded_values + 16
+    return WeightPlan({"w": matrix}, vectors, matrix.offset + matrix.nbytes + 4096, at + 16)
 
 
 def matvec_arenas(
-    plan: WeightPlan, weights: torch.Tensor, norm: torch.Tensor, bias: torch.Tensor
+    plan: WeightPlan, weights: torch.Tensor, vectors: Mapping[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(weight arena bf16, constant arena fp32) of a plan of `matvec_plan`, NaN where nothing belongs to it."""
     matrix = plan.matrices["w"]
     arena = torch.full((plan.arena_bytes // 2,), torch.nan, dtype=torch.bfloat16, device=weights.device)
     arena[matrix.offset // 2 : (matrix.offset + matrix.nbytes) // 2] = pack(weights).flatten()
     constants = torch.full((plan.constant_values,), torch.nan, device=weights.device)
-    for name, values in (("norm", norm), ("bias", bias)):
-        vector = plan.vectors[name]
-        constants[vector.offset : vector.offset + vector.values] = values
+    for name, vector in plan.vectors.items():
+        constants[vector.offset : vector.offset + vector.values] = vectors[name]
     return arena, constants

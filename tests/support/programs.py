@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from jitmk.program.configs import EmbedConfig, Epilogue, MatvecConfig, SampleConfig
 from jitmk.program.isa import Opcode
-from jitmk.program.program import (
-    Buffer,
-    BufferKind,
-    EmbedConfig,
-    Epilogue,
-    MatvecConfig,
-    Phase,
-    Program,
-    SampleConfig,
-    Variant,
-)
+from jitmk.program.program import Buffer, BufferKind, Phase, Program, Variant
 from jitmk.schedule.schedule import Assignment, Schedule
 
 HIDDEN, SIDE, VOCAB = 64, 16, 40
@@ -33,9 +24,6 @@ def branching_program() -> Program:
         words += buffers[name].total_words
         return buffers[name]
 
-    def matvec(rows: int, columns: int, epilogue: Epilogue) -> MatvecConfig:
-        return MatvecConfig(rows, columns, epilogue, False, 0.0, False, None, 1, 1)
-
     bf16, fp32 = BufferKind.BF16, BufferKind.FP32
     x, total = buffer("x", bf16, HIDDEN), buffer("x.sum", fp32, HIDDEN)
     left, right = buffer("left", bf16, SIDE), buffer("right", bf16, SIDE)
@@ -44,9 +32,9 @@ def branching_program() -> Program:
     head = buffer("head", BufferKind.CANDIDATE, VOCAB)
 
     embed = Variant("embed", Opcode.EMBED, EmbedConfig(VOCAB, HIDDEN, False, 1))
-    side = Variant("side", Opcode.MATVEC, matvec(SIDE, HIDDEN, Epilogue.STORE))
-    join = Variant("join", Opcode.MATVEC, matvec(HIDDEN, SIDE, Epilogue.RESIDUAL))
-    lm_head = Variant("lm_head", Opcode.MATVEC, matvec(VOCAB, HIDDEN, Epilogue.LOGITS))
+    side = Variant("side", Opcode.MATVEC, MatvecConfig(SIDE, HIDDEN, Epilogue.STORE))
+    join = Variant("join", Opcode.MATVEC, MatvecConfig(HIDDEN, SIDE, Epilogue.RESIDUAL))
+    lm_head = Variant("lm_head", Opcode.MATVEC, MatvecConfig(VOCAB, HIDDEN, Epilogue.LOGITS))
     sample = Variant("sample", Opcode.SAMPLE, SampleConfig(VOCAB))
 
     def operands(x: Buffer, y: Buffer, residual: Buffer | None = None, sum_: Buffer | None = None) -> dict[str, Buffer]:

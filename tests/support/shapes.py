@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jitmk.model.spec import Activation, ModelSpec, RopeKind, RopeSpec
+from jitmk.model.spec import Activation, LayerSpec, ModelSpec, NormKind, NormSpec, RopeKind, RopeSpec
 
 
 def llama(
@@ -30,9 +30,11 @@ def llama(
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        norm_eps=1e-5,
+        norm=NormSpec(NormKind.RMS, 1e-5),
+        ropes=(RopeSpec(RopeKind.DEFAULT, 500000.0, head_dim),),
+        layers=(LayerSpec(),) * num_layers,
+        attention_scale=head_dim**-0.5,
         activation=Activation.SILU,
-        rope=RopeSpec(RopeKind.DEFAULT, 500000.0, head_dim),
         max_positions=max_positions,
         tied_embeddings=tied,
         qkv_bias=qkv_bias,

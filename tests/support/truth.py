@@ -41,16 +41,19 @@ def llama_name(key: WeightKey) -> str:
 
 
 def _rope_parameters(spec: ModelSpec) -> dict[str, Any]:
-    rope = spec.rope
+    (rope,) = spec.ropes
     parameters: dict[str, Any] = {"rope_type": rope.kind.value, "rope_theta": rope.theta}
-    if rope.kind is not RopeKind.DEFAULT:
+    if rope.kind not in (RopeKind.DEFAULT, RopeKind.LONGROPE):
         parameters["factor"] = rope.factor
-    if rope.kind in (RopeKind.LLAMA3, RopeKind.YARN):
+    if rope.kind in (RopeKind.LLAMA3, RopeKind.YARN, RopeKind.LONGROPE):
         parameters["original_max_position_embeddings"] = rope.original_max_positions
     if rope.kind is RopeKind.LLAMA3:
         parameters |= {"low_freq_factor": rope.low_freq_factor, "high_freq_factor": rope.high_freq_factor}
     if rope.kind is RopeKind.YARN:
         parameters |= {"beta_fast": rope.beta_fast, "beta_slow": rope.beta_slow}
+        parameters["attention_factor"] = rope.attention_factor
+    if rope.kind is RopeKind.LONGROPE:
+        parameters |= {"short_factor": list(rope.short_factors), "long_factor": list(rope.long_factors)}
         parameters["attention_factor"] = rope.attention_factor
     return parameters
 
@@ -59,7 +62,7 @@ def transformers_model(spec: ModelSpec, weights: WeightSource, dtype: torch.dtyp
     """A LlamaForCausalLM of this spec with these weights, on the CPU."""
     transformers: Any = importlib.import_module("transformers")  # imported late: it takes seconds
     # Dynamic NTK takes the pretrained context from max_position_embeddings.
-    dynamic = spec.rope.kind is RopeKind.DYNAMIC
+    dynamic = spec.ropes[0].kind is RopeKind.DYNAMIC
     config = transformers.LlamaConfig(
         vocab_size=spec.vocab_size,
         hidden_size=spec.hidden_size,
@@ -68,8 +71,8 @@ def transformers_model(spec: ModelSpec, weights: WeightSource, dtype: torch.dtyp
         num_attention_heads=spec.num_heads,
         num_key_value_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
-        rms_norm_eps=spec.norm_eps,
-        max_position_embeddings=spec.rope.original_max_positions if dynamic else spec.max_positions,
+        rms_norm_eps=spec.norm.eps,
+        max_position_embeddings=spec.ropes[0].original_max_positions if dynamic else spec.max_positions,
         tie_word_embeddings=spec.tied_embeddings,
         attention_bias=spec.qkv_bias,
         mlp_bias=spec.mlp_bias,

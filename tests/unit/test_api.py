@@ -59,7 +59,7 @@ def unknown_family(folder: Path) -> None:
 
 
 def unsupported_setting(folder: Path) -> None:
-    edit_json(folder / "config.json", hidden_act="gelu")
+    edit_json(folder / "config.json", hidden_act="mish")
 
 
 def quantised(folder: Path) -> None:
@@ -93,7 +93,7 @@ DAMAGES: tuple[tuple[Callable[[Path], None], type[jitmk.JitmkError], str], ...] 
     (missing_shard, jitmk.CheckpointError, r"lacks 1 of \d+ weight files: model-00001"),
     (wrong_shape, jitmk.CheckpointError, r"mlp\.\w+_proj\.weight in .* has shape \[208, 128\], but .*\[224, 128\]"),
     (unknown_family, jitmk.UnsupportedModelError, "mamba2"),
-    (unsupported_setting, jitmk.UnsupportedModelError, "gelu"),
+    (unsupported_setting, jitmk.UnsupportedModelError, "mish"),
     (quantised, jitmk.UnsupportedModelError, "quant"),
     (pickle_only, jitmk.CheckpointError, "pickle"),
     (config_that_is_no_json, jitmk.ConfigError, "not valid JSON"),

@@ -18,6 +18,13 @@ __device__ __forceinline__ u64 clock() {
   return t;
 }
 
+// The same value, of which the compiler knows nothing: what follows from it is computed where it is needed, instead of once
+// for all instructions, in registers that are then missing elsewhere.
+__device__ __forceinline__ int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 [[noreturn]] __device__ __forceinline__ void exit_thread() {
   asm volatile("exit;");
   __builtin_unreachable();

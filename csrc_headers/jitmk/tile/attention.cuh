@@ -61,9 +61,10 @@ struct AttentionAccumulator {
       for (int i = 0; i < 4; i++) output[n][i] = 0;
   }
 
-  // tile: keys and values of 16 positions in shared memory, of which the first `valid` (at least one) exist.
-  // scale: of the scores, in units of log2.
-  __device__ __forceinline__ void add_tile(const QueryFragment<D>& query, const unsigned char* tile, int first_dim, int valid, float scale, int lane) {
+  // tile: keys and values of 16 positions in shared memory.
+  // score(dot product, position of the tile): in units of log2; -inf where the position does not count, which not all do.
+  template <class Score>
+  __device__ __forceinline__ void add_tile(const QueryFragment<D>& query, const unsigned char* tile, int first_dim, Score score, int lane) {
     float scores[2][2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -82,7 +83,7 @@ struct AttentionAccumulator {
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         const int position = half * 8 + lane % 4 * 2 + i;
-        scores[half][i] = position < valid ? (low[i] + high[i + 2]) * scale : ptx::minus_infinity();
+        scores[half][i] = score(low[i] + high[i + 2], position);
       }
     }
     float tile_maximum = fmaxf(fmaxf(scores[0][0], scores[0][1]), fmaxf(scores[1][0], scores[1][1]));

@@ -1,17 +1,20 @@
 // ATTENTION: one new token over the cache of one key/value head, for the query heads that share it.
 //
 // Old keys and values stream through the ring ahead of time, like weights; only the new token's q, k and v come as
-// words. RoPE and the append to the cache happen in the prologue, where a whole head is at hand.
+// words. The norm of queries and keys, RoPE and the append to the cache happen in the prologue, where a whole head is at
+// hand.
 #pragma once
 #include "jitmk/tile/attention.cuh"
-#include "jitmk/vm/roles.cuh"
+#include "jitmk/vm/activation.cuh"
+#include "jitmk/vm/head.cuh"
 
 namespace jitmk::vm {
 
-template <int HEADS_, int KV_HEADS_, int D_, int GROUP_, bool PARTIAL_, int OUTPUT_COPIES_>
-struct Attention {
-  static constexpr int HEADS = HEADS_, KV_HEADS = KV_HEADS_, D = D_, GROUP = GROUP_, OUTPUT_COPIES = OUTPUT_COPIES_;
-  static constexpr bool PARTIAL = PARTIAL_;
+// Config is rendered from AttentionConfig.
+template <class Config>
+struct Attention : Config {
+  using Config::GROUP, Config::HEADS, Config::KV_HEADS;
+  static constexpr int D = Config::HEAD_DIM;
   static constexpr int RATIO = HEADS / KV_HEADS, GROUPS_PER_KV_HEAD = (RATIO + GROUP - 1) / GROUP;
   static constexpr int TILE_BYTES = tile::TILE_POSITIONS * D * 2 * 2;
   static constexpr int PARTIAL_SIZE = D + isa::PARTIAL_EXTRA;
@@ -19,25 +22,45 @@ struct Attention {
   // Wide heads are too much for one warp's registers: then two warps take a tile, each half of the value dims.
   static constexpr int DIM_PARTS = D > 128 ? 2 : 1, PART_DIMS = D / DIM_PARTS;
   static constexpr int TILE_WARPS = CONSUMER_WARPS / DIM_PARTS;  // tiles in work at a time
+
+  // What the product of a query and a key counts for in a softmax of base 2.
+  __device__ __forceinline__ static float score(float product) {
+    constexpr float LOG2_E = 1.44269504f, LOG2_SCALE = static_cast<float>(Config::SCALE * 1.4426950408889634);
+    if constexpr (Config::SOFT_CAP != 0) return soft_cap(product * Config::SCALE, Config::SOFT_CAP) * LOG2_E;
+    return product * LOG2_SCALE;
+  }
 };
 
-// A unit: which heads, and which of the old tiles.
+// The scores of a tile, of whose positions those in [first, end) count.
+template <class A>
+struct TileScores {
+  int first, end;
+
+  __device__ __forceinline__ float operator()(float product, int position) const {
+    return position < end && (!A::WINDOW || position >= first) ? A::score(product) : ptx::minus_infinity();
+  }
+};
+
+// A unit: which heads, and which of the old tiles. window: positions that count, the new one included; 0: all.
 template <class A>
 struct AttentionUnit {
-  int split, kv_head, head, heads, first_tile, last_tile;
+  int split, kv_head, head, heads, oldest, first_tile, last_tile;
   bool newest, appends;
 
-  __device__ __forceinline__ AttentionUnit(int unit, int splits, int position) {
+  __device__ __forceinline__ AttentionUnit(int unit, int splits, int position, int window) {
     const int group = unit / splits, part = group % A::GROUPS_PER_KV_HEAD;
     split = unit % splits;
     kv_head = group / A::GROUPS_PER_KV_HEAD;
     head = kv_head * A::RATIO + part * A::GROUP;
     heads = min(A::GROUP, A::RATIO - part * A::GROUP);
-    const i64 tiles = (position + tile::TILE_POSITIONS - 1) / tile::TILE_POSITIONS;
-    first_tile = static_cast<int>(tiles * split / splits);
-    last_tile = static_cast<int>(tiles * (split + 1) / splits);
+    oldest = A::WINDOW && window > 0 ? max(0, position + 1 - window) : 0;
+    const int before = oldest / tile::TILE_POSITIONS;
+    i64 tiles = (position + tile::TILE_POSITIONS - 1) / tile::TILE_POSITIONS - before;
+    if (A::WINDOW && oldest == position) tiles = 0;  // though the new position's tile may hold others
+    first_tile = before + static_cast<int>(tiles * split / splits);
+    last_tile = before + static_cast<int>(tiles * (split + 1) / splits);
     newest = split == splits - 1;
-    appends = newest && part == 0;
+    appends = A::APPEND && newest && part == 0;
   }
 };
 
@@ -49,8 +72,9 @@ __device__ __forceinline__ void load_attention(Loader<G>& loader, Instruction in
   const Params& p = context.params;
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
   const int layer = in[isa::attention::LAYER], splits = in[isa::attention::SPLITS];
+  const int window = A::WINDOW ? in[isa::attention::WINDOW] : 0;
   for (int i = 0; i < count; i++) {
-    const AttentionUnit<A> unit(begin + i * stride, splits, context.position());
+    const AttentionUnit<A> unit(begin + i * stride, splits, context.position(), window);
     // What this launch appended; what was there before it needs no flag.
     if (context.step > 0 && unit.last_tile * tile::TILE_POSITIONS > p.position) loader.acquire_kv(p.kv_ready + layer * A::KV_HEADS + unit.kv_head, context.epoch() - 1);
     const unsigned char* head = p.kv + layer * p.kv_layer_stride + unit.kv_head * p.kv_head_stride;
@@ -59,58 +83,82 @@ __device__ __forceinline__ void load_attention(Loader<G>& loader, Instruction in
   }
 }
 
-// Two pairs of neighbouring values of a head: dims (2i, 2i + 1) and (2i + D/2, 2i + 1 + D/2).
-struct HeadQuad {
-  u32 low, high;
+// Where an instruction finds the new token.
+template <class A>
+struct NewTokenOperands {
+  const u64 *qkv, *values, *appended;
+  const float2* rope = nullptr;  // the position's angles; null in a layer that does not rotate
+  const float *q_norm, *k_norm;
+
+  template <class G>
+  __device__ __forceinline__ NewTokenOperands(const Context<G>& context, Instruction in) {
+    const Params& p = context.params;
+    qkv = p.words + in[isa::attention::INPUT];
+    values = p.words + in[isa::attention::VALUE_INPUT];
+    if constexpr (A::ROTARY_DIM > 0) {
+      const int table = in[isa::attention::ROPE];
+      if (table >= 0) rope = p.rope + static_cast<i64>(context.position()) * A::ROPE_STRIDE + table;
+    }
+    if constexpr (A::QK_NORM != NormKind::NONE) {
+      q_norm = p.constants + in[isa::attention::Q_NORM];
+      k_norm = p.constants + in[isa::attention::K_NORM];
+    }
+    if constexpr (!A::APPEND) appended = p.words + in[isa::attention::APPENDED];
+  }
 };
 
-// Rotates dims (d, d + D/2) by the angle of the position (RoPE; the half-rotation of GPT-NeoX).
-__device__ __forceinline__ HeadQuad rotate(HeadQuad x, float4 cos_sin) {
-  const float a0 = ptx::low_bf16(x.low), a1 = ptx::high_bf16(x.low), b0 = ptx::low_bf16(x.high), b1 = ptx::high_bf16(x.high);
-  const float c0 = cos_sin.x, s0 = cos_sin.y, c1 = cos_sin.z, s1 = cos_sin.w;
-  return {ptx::pack_bf16(a0 * c0 - b0 * s0, a1 * c1 - b1 * s1), ptx::pack_bf16(b0 * c0 + a0 * s0, b1 * c1 + a1 * s1)};
-}
-
-// Fetches the new token's heads, one head a warp: rotated queries to shared memory, key and value there and to the cache.
+// Fetches the new token's heads, one head a warp: normed and rotated queries to shared memory, key and value there and to
+// the cache.
 template <class A, class G>
-__device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const AttentionUnit<A>& unit, const u64* qkv, int layer) {
-  constexpr int D = A::D, QUADS = D / 4;
+__device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const AttentionUnit<A>& unit, NewTokenOperands<A> operands, int layer) {
+  using Quads = HeadQuads<A::D, A::ROTARY_DIM>;
+  constexpr int D = A::D, PER_LANE = Quads::PER_LANE;
+  if constexpr (A::QK_NORM != NormKind::NONE || A::WINDOW || A::SOFT_CAP != 0) consumer.context.lane = ptx::opaque(consumer.context.lane);
   const Context<G>& context = consumer.context;
   const Params& p = context.params;
   auto& shared = context.shared.attention;
   const int position = context.position(), slot = position % tile::TILE_POSITIONS;
-  auto* cache = reinterpret_cast<u16*>(p.kv + layer * p.kv_layer_stride + unit.kv_head * p.kv_head_stride +
-                                       static_cast<i64>(position / tile::TILE_POSITIONS) * A::TILE_BYTES);
-  const auto* rope = reinterpret_cast<const float4*>(p.rope + static_cast<i64>(position) * (D / 2));
+  u16* cache = tile_of<D>(p, layer, unit.kv_head, position);
   const int items = unit.heads + (unit.newest ? 2 : 0);
   for (int item = context.warp; item < items; item += CONSUMER_WARPS) {
     const bool is_query = item < unit.heads, is_key = item == unit.heads;
     const int head = is_query ? unit.head + item : A::HEADS + (is_key ? 0 : A::KV_HEADS) + unit.kv_head;
+    const u64* from = (is_query || is_key ? operands.qkv : operands.values) + head * (D / 2);
     u32* target = reinterpret_cast<u32*>(is_query ? shared.query + item * AttentionShared<G>::QUERY_STRIDE : is_key ? shared.new_key : shared.new_value);
+    float4 x[PER_LANE], cos_sin[PER_LANE], weight[PER_LANE];
 #pragma unroll
-    for (int first = 0; first < QUADS; first += WARP_LANES) {
-      const int i = first + context.lane;
-      const bool wanted = i < QUADS;
-      const float4 cos_sin = wanted ? rope[i] : make_float4(0, 0, 0, 0);
-      const u64* words[2] = {qkv + head * (D / 2) + i, qkv + head * (D / 2) + i + QUADS};
-      u32 payload[2];
-      wait_words(context, words, wanted, context.epoch(), Wait::QKV, head * (D / 2) + first, payload);
-      if (!wanted) continue;
-      HeadQuad x{payload[0], payload[1]};
-      if (is_query || is_key) x = rotate(x, cos_sin);
-      const bool is_value = !is_query && !is_key;
-      target[is_value ? i : tile::fragment_word<D>(i)] = x.low;
-      target[is_value ? i + QUADS : tile::fragment_word<D>(i + QUADS)] = x.high;
-      if (unit.appends && is_key) {
-        *reinterpret_cast<u32*>(cache + tile::key_offset<D>(slot, 2 * i)) = x.low;
-        *reinterpret_cast<u32*>(cache + tile::key_offset<D>(slot, 2 * i + D / 2)) = x.high;
-      } else if (unit.appends && !is_query) {
-        cache[tile::value_offset<D>(slot, 2 * i)] = static_cast<u16>(x.low);
-        cache[tile::value_offset<D>(slot, 2 * i + 1)] = static_cast<u16>(x.low >> 16);
-        cache[tile::value_offset<D>(slot, 2 * i + D / 2)] = static_cast<u16>(x.high);
-        cache[tile::value_offset<D>(slot, 2 * i + 1 + D / 2)] = static_cast<u16>(x.high >> 16);
+    for (int i = 0; i < PER_LANE; i++) {
+      const int quad = context.lane + i * WARP_LANES;
+      if constexpr (A::ROTARY_DIM > 0) cos_sin[i] = angles<Quads>(operands.rope, quad);
+      if constexpr (A::QK_NORM != NormKind::NONE) weight[i] = quad_weight<Quads>(is_query ? operands.q_norm : operands.k_norm, quad);
+    }
+    fetch_head<Quads>(context, from, Wait::QKV, head * (D / 2), x);
+    if (is_query || is_key) {
+      if constexpr (A::QK_NORM != NormKind::NONE) normalise_head<A::QK_NORM, Quads>(x, weight, A::QK_NORM_EPS, context.lane);
+      if constexpr (A::ROTARY_DIM > 0) {
+#pragma unroll
+        for (int i = 0; i < PER_LANE; i++) x[i] = rotate(x[i], cos_sin[i]);
       }
     }
+    if (context.lane >= Quads::QUADS) continue;
+#pragma unroll
+    for (int i = 0; i < PER_LANE; i++) {
+      const int quad = context.lane + i * WARP_LANES;
+      const HeadQuad y = pack_quad(x[i]);
+      const bool is_value = !is_query && !is_key;
+      target[is_value ? Quads::low(quad) : tile::fragment_word<D>(Quads::low(quad))] = y.low;
+      target[is_value ? Quads::high(quad) : tile::fragment_word<D>(Quads::high(quad))] = y.high;
+      if (unit.appends && is_key)
+        store_key<Quads>(cache, slot, quad, y);
+      else if (unit.appends && !is_query)
+        store_value<Quads>(cache, slot, quad, y);
+    }
+  }
+  if constexpr (!A::APPEND) {
+    // KV_APPEND has put key and value where the next step looks for them.
+    const u64* word[1] = {operands.appended + unit.kv_head};
+    u32 payload[1];
+    if (unit.newest && context.warp == 0) wait_words(context, word, context.lane == 0, context.epoch(), Wait::APPENDED, unit.kv_head, payload);
   }
 }
 
@@ -128,7 +176,7 @@ __device__ __forceinline__ void score_new_token(const Consumer<G>& consumer) {
   for (int i = 0; i < LANE_PAIRS; i++) score += ptx::low_bf16(q[4 * i]) * ptx::low_bf16(k[4 * i]) + ptx::high_bf16(q[4 * i]) * ptx::high_bf16(k[4 * i]);
   score += __shfl_xor_sync(ALL_LANES, score, 1);
   score += __shfl_xor_sync(ALL_LANES, score, 2);
-  if (quarter == 0) shared.new_score[head] = score * G::score_scale;
+  if (quarter == 0) shared.new_score[head] = A::score(score);
 }
 
 // Attention over the old tiles. Leaves this warp's sums in its slice as fp32 [heads][PART_DIMS], its softmax state in shared.
@@ -146,8 +194,8 @@ __device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const At
   for (int first = unit.first_tile; first < unit.last_tile; first += CHUNK_TILES) {
     const unsigned char* chunk = consumer.acquire_chunk();
     if (mine < min(first + CHUNK_TILES, unit.last_tile)) {
-      const int valid = min(tile::TILE_POSITIONS, position - mine * tile::TILE_POSITIONS);
-      accumulator.add_tile(query, chunk + (mine - first) * A::TILE_BYTES, first_dim, valid, G::score_scale, lane);
+      const TileScores<A> scores{unit.oldest - mine * tile::TILE_POSITIONS, min(tile::TILE_POSITIONS, position - mine * tile::TILE_POSITIONS)};
+      accumulator.add_tile(query, chunk + (mine - first) * A::TILE_BYTES, first_dim, scores, lane);
       mine += A::TILE_WARPS;
       consumer.release_chunk();
     } else {
@@ -166,7 +214,7 @@ __device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const At
 
 // Merges the warps' sums and the new token; every thread takes some pairs of dims and publishes them.
 template <class A, class G>
-__device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const AttentionUnit<A>& unit, u64* output) {
+__device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const AttentionUnit<A>& unit, int splits, u64* output) {
   constexpr int D = A::D, PAIRS = D / 2;
   const Context<G>& context = consumer.context;
   const auto& shared = context.shared.attention;
@@ -194,7 +242,7 @@ __device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const A
       low += weight * s.x;
       high += weight * s.y;
     }
-    if constexpr (A::PARTIAL) {
+    if (A::PARTIAL || splits > 1) {  // code that is rendered for the whole context also serves its parts
       u64* words = output + (unit.split * A::HEADS + unit.head + head) * A::PARTIAL_SIZE;
       ptx::store_relaxed_gpu(words + 2 * pair, make_word(__float_as_uint(low), epoch));
       ptx::store_relaxed_gpu(words + 2 * pair + 1, make_word(__float_as_uint(high), epoch));
@@ -215,12 +263,12 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
   const Context<G>& context = consumer.context;
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
   const int layer = in[isa::attention::LAYER], splits = in[isa::attention::SPLITS];
-  const u64* qkv = context.params.words + in[isa::attention::INPUT];
+  const int window = A::WINDOW ? in[isa::attention::WINDOW] : 0;
   u64* output = context.params.words + in[isa::attention::OUTPUT];
   for (int i = 0; i < count; i++) {
-    const AttentionUnit<A> unit(begin + i * stride, splits, context.position());
+    const AttentionUnit<A> unit(begin + i * stride, splits, context.position(), window);
     consumer.mark(Mark::BEGIN);
-    attention_prologue(consumer, unit, qkv, layer);
+    attention_prologue(consumer, unit, NewTokenOperands<A>(context, in), layer);
     consumer.mark(Mark::INPUT);
     consumer.meet();
     consumer.mark(Mark::MET);
@@ -229,7 +277,7 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
     attend_old_tiles(consumer, unit);
     consumer.mark(Mark::DOTS);
     consumer.meet();
-    merge_warps(consumer, unit, output);
+    merge_warps(consumer, unit, splits, output);
     consumer.mark(Mark::STORED);
     if (unit.appends) consumer.report_append();
     consumer.meet();  // slices and shared state may be overwritten from here on
@@ -242,8 +290,9 @@ __device__ __forceinline__ void store_attention(Storer<G>& storer, Instruction i
   const Context<G>& context = storer.context;
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
   const int layer = in[isa::attention::LAYER], splits = in[isa::attention::SPLITS];
+  const int window = A::WINDOW ? in[isa::attention::WINDOW] : 0;
   for (int i = 0; i < count; i++) {
-    const AttentionUnit<A> unit(begin + i * stride, splits, context.position());
+    const AttentionUnit<A> unit(begin + i * stride, splits, context.position(), window);
     if (unit.appends) storer.release_kv(context.params.kv_ready + layer * A::KV_HEADS + unit.kv_head);
   }
 }

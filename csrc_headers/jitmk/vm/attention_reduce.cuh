@@ -5,9 +5,11 @@
 
 namespace jitmk::vm {
 
-template <int HEADS_, int D_, int OUTPUT_COPIES_>
-struct AttentionReduce {
-  static constexpr int HEADS = HEADS_, D = D_, OUTPUT_COPIES = OUTPUT_COPIES_;
+// Config is rendered from AttentionReduceConfig.
+template <class Config>
+struct AttentionReduce : Config {
+  using Config::HEADS;
+  static constexpr int D = Config::HEAD_DIM;
   static constexpr int PARTIAL_SIZE = D + isa::PARTIAL_EXTRA;
   static constexpr int OUTPUT_STRIDE = isa::copy_stride(HEADS * D / 2);
   static constexpr int WARP_DIMS = D / CONSUMER_WARPS;  // of a head, on one warp

@@ -5,12 +5,31 @@
 
 namespace jitmk::vm {
 
-// The slice of M's input that belongs to this warp, as bf16 in shared memory, multiplied with the norm's weight if
-// M has one. Returns this lane's share of the sum of squares (before that weight).
+enum class Prologue { NONE, RMS, LAYER };
+
+// M with its input as it is.
+template <class M>
+struct WithoutNorm : M {
+  static constexpr bool NORM = false;
+};
+
+// A warp's slice of the input as bf16 in shared memory, by groups of 4 columns.
 //
 // Of every 8 columns, 2 and 3 change places with 4 and 5: a lane's 16 bytes are then the A fragment of two products, of
 // which the first has its result in rows 0 to 7 and the second in rows 8 to 15. The other rows hold what nobody asked
 // for, and no register has to be filled with zeros.
+struct Slice {
+  u32* words;
+
+  __device__ __forceinline__ uint2 operator[](int i) const { return make_uint2(words[place(i)], words[place(i) + 2]); }
+  __device__ __forceinline__ void put(int i, uint2 x) const { words[place(i)] = x.x, words[place(i) + 2] = x.y; }
+
+ private:
+  __device__ __forceinline__ static int place(int i) { return i / 2 * 4 + i % 2; }
+};
+
+// The slice of M's input that belongs to this warp, multiplied with the norm's weight if M has one. Returns this lane's
+// share of the sum of squares (before that weight).
 //
 // Two words (4 values) are one load, and all loads of a group are in flight before the first is looked at: the wait
 // for an activation is the critical path of a step.
@@ -22,7 +41,7 @@ __device__ __forceinline__ float fetch_input(Consumer<G>& consumer, const u64* w
   const Context<G>& context = consumer.context;
   const int first = context.warp * PAIRS + context.lane;  // pair index in the vector
   const u32 epoch = context.epoch();
-  auto* slice = reinterpret_cast<u32*>(consumer.slice);
+  const Slice slice{reinterpret_cast<u32*>(consumer.slice)};
   float square_sum = 0;
 #pragma unroll
   for (int g = 0; g < PER_LANE; g += GROUP) {
@@ -67,7 +86,7 @@ __device__ __forceinline__ float fetch_input(Consumer<G>& consumer, const u64* w
         square_sum += a * a + b * b + c * c + d * d;
         x = make_uint2(ptx::pack_bf16(a * weight[i].x, b * weight[i].y), ptx::pack_bf16(c * weight[i].z, d * weight[i].w));
       }
-      if (local < PAIRS) slice[local / 2 * 4 + local % 2] = x.x, slice[local / 2 * 4 + local % 2 + 2] = x.y;
+      if (local < PAIRS) slice.put(local, x);
     }
   }
   __syncwarp();

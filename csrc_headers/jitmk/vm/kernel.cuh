@@ -2,8 +2,14 @@
 #pragma once
 #include "jitmk/vm/attention.cuh"
 #include "jitmk/vm/attention_reduce.cuh"
+#include "jitmk/vm/barrier.cuh"
+#include "jitmk/vm/elementwise.cuh"
 #include "jitmk/vm/embed.cuh"
+#include "jitmk/vm/kv_append.cuh"
 #include "jitmk/vm/matvec.cuh"
+#include "jitmk/vm/norm.cuh"
+#include "jitmk/vm/residual_norm_add.cuh"
+#include "jitmk/vm/rope.cuh"
 #include "jitmk/vm/sample.cuh"
 #include "jitmk/vm/watchdog.cuh"
 

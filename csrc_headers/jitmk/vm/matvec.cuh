@@ -1,28 +1,30 @@
 // MATVEC: y = epilogue(W prologue(x)).
 #pragma once
 #include "jitmk/ptx/mma.cuh"
+#include "jitmk/vm/activation.cuh"
 #include "jitmk/vm/candidate.cuh"
-#include "jitmk/vm/input.cuh"
+#include "jitmk/vm/prologue.cuh"
 #include "jitmk/vm/sample_filter.cuh"
 
 namespace jitmk::vm {
 
-enum class Epilogue { STORE, RESIDUAL, GATED, LOGITS };
+enum class Epilogue { STORE, RESIDUAL, ACTIVATED, GATED, LOGITS };
 
-// The shape of one matvec. BLOCKS: 32-column blocks in a warp's slice; CHUNKS: chunks of a unit.
-template <int ROWS_, int COLUMNS_, int BLOCKS_, int CHUNKS_, Epilogue EPILOGUE_, bool NORM_, bool BIAS_, int INPUT_COPIES_, int OUTPUT_COPIES_>
-struct Matvec {
-  static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, BLOCKS = BLOCKS_, CHUNKS = CHUNKS_;
-  static constexpr Epilogue EPILOGUE = EPILOGUE_;
-  static constexpr bool NORM = NORM_, BIAS = BIAS_;
-  static constexpr int INPUT_COPIES = INPUT_COPIES_, OUTPUT_COPIES = OUTPUT_COPIES_;
+// One matvec. Config is rendered from MatvecConfig, with BLOCKS, 32-column blocks in a warp's slice, and CHUNKS of a unit.
+template <class Config>
+struct Matvec : Config {
+  using Config::BLOCKS, Config::CHUNKS, Config::COLUMNS, Config::EPILOGUE, Config::ROWS;
+  static constexpr bool NORM = Config::PROLOGUE == Prologue::RMS;  // 1/rms is applied to the dot products
+  static constexpr bool NEEDS_ALL = Config::PROLOGUE == Prologue::LAYER || Config::POST != NormKind::NONE;
   static constexpr int UNITS = (ROWS + UNIT_ROWS - 1) / UNIT_ROWS;
   static constexpr int SLICE_COLUMNS = BLOCKS * isa::BLOCK_COLUMNS;
   static constexpr int UNIT_BYTES = BLOCKS * CONSUMER_WARPS * isa::BLOCK_BYTES;
   static constexpr int INPUT_STRIDE = isa::copy_stride((COLUMNS + 1) / 2);
   static constexpr int OUTPUT_STRIDE = isa::copy_stride(EPILOGUE == Epilogue::GATED ? ROWS / 4 : (ROWS + 1) / 2);
+  static constexpr int RESIDUAL_STRIDE = isa::copy_stride(ROWS);
   static_assert(COLUMNS % 16 == 0, "columns must be a multiple of 16");
-  static_assert(OUTPUT_COPIES <= 4, "a warp publishes at most four copies at once");
+  static_assert(Config::OUTPUT_COPIES <= 4 && Config::RESIDUAL_COPIES <= 4, "a warp publishes at most four copies at once");
+  static_assert(Config::POST == NormKind::NONE || EPILOGUE != Epilogue::RESIDUAL, "one operand cannot be two residuals");
 
   __device__ static constexpr int first_block(int chunk) { return BLOCKS * chunk / CHUNKS; }
   __device__ static constexpr int chunk_blocks(int chunk) { return first_block(chunk + 1) - first_block(chunk); }
@@ -51,11 +53,17 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
   const u64* input = context.params.words + in[isa::matvec::INPUT] + copy * M::INPUT_STRIDE;
   const float* norm = M::NORM ? context.params.constants + in[isa::matvec::NORM] : nullptr;
   consumer.mark(Mark::BEGIN);
-  float square_sum = fetch_input<M>(consumer, input, norm);
+  float square_sum;
+  if constexpr (M::NEEDS_ALL)
+    square_sum = fetch_normed_input<M>(consumer, in, input);
+  else
+    square_sum = fetch_input<M>(consumer, input, norm);
   consumer.mark(Mark::INPUT);
   if (context.warp == 0) consumer.mark(Mark::FIRST_INPUT);
   const auto* x_lane = reinterpret_cast<const uint4*>(consumer.slice) + context.lane % 4;
   constexpr int MAX_BLOCKS = (M::BLOCKS + M::CHUNKS - 1) / M::CHUNKS;
+  constexpr bool EVEN = M::BLOCKS % M::CHUNKS == 0;
+  constexpr int UNROLLED = EVEN && M::CHUNKS > 4 ? 2 : M::CHUNKS;  // long units run in a loop: less code to compile and to fetch
   constexpr bool KEEP = M::CHUNKS == 1;  // a small slice stays in registers
   uint4 x[MAX_BLOCKS];
   if constexpr (KEEP) {
@@ -65,18 +73,19 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
   for (int u = 0; u < count; u++) {
     float low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0};
     Partial& partial = consumer.acquire_partial();  // free for long, as a rule
-#pragma unroll
+#pragma unroll UNROLLED
     for (int c = 0; c < M::CHUNKS; c++) {
+      const int first = EVEN ? c * MAX_BLOCKS : M::first_block(c), blocks = EVEN ? MAX_BLOCKS : M::chunk_blocks(c);
       uint4 w[MAX_BLOCKS];
       if constexpr (!KEEP) {
 #pragma unroll
-        for (int b = 0; b < M::chunk_blocks(c); b++) x[b] = x_lane[(M::first_block(c) + b) * 4];
+        for (int b = 0; b < blocks; b++) x[b] = x_lane[(first + b) * 4];
       }
-      const auto* weights = reinterpret_cast<const uint4*>(consumer.acquire_chunk()) + context.warp * M::chunk_blocks(c) * WARP_LANES + context.lane;
+      const auto* weights = reinterpret_cast<const uint4*>(consumer.acquire_chunk()) + context.warp * blocks * WARP_LANES + context.lane;
 #pragma unroll
-      for (int b = 0; b < M::chunk_blocks(c); b++) w[b] = weights[b * WARP_LANES];
+      for (int b = 0; b < blocks; b++) w[b] = weights[b * WARP_LANES];
 #pragma unroll
-      for (int b = 0; b < M::chunk_blocks(c); b++) {
+      for (int b = 0; b < blocks; b++) {
         ptx::mma_m16n8k16(low, x[b], w[b].x, w[b].y);
         ptx::mma_m16n8k16(high, x[b], w[b].z, w[b].w);
       }
@@ -92,9 +101,8 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
     consumer.release_chunk();  // the last one only now: somebody waits for the sums, nobody for the slot
   }
   consumer.mark(Mark::DOTS);
-  if constexpr (M::EPILOGUE == Epilogue::LOGITS) {
-    if (context.params.filters) consumer.await_filters();
-  }
+  // Only the LM head has candidates; its consumers run the same code as others.
+  if (context.params.filters && in[isa::matvec::CANDIDATE] >= 0) consumer.await_filters();
 }
 
 // The copies of the word that holds rows (2i, 2i+1) of a vector: lanes 8c..8c+7 hold a unit for copy c.
@@ -148,7 +156,7 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
       float square_sum = partials[row].square_sum;
 #pragma unroll
       for (int distance = 4; distance > 0; distance /= 2) square_sum += __shfl_xor_sync(ALL_LANES, square_sum, distance);
-      scale = 1.0f / sqrtf(square_sum * (1.0f / M::COLUMNS) + G::norm_eps);
+      scale = 1.0f / sqrtf(square_sum * (1.0f / M::COLUMNS) + M::NORM_EPS);
     }
     y += __shfl_xor_sync(ALL_LANES, y, 8);
     y += __shfl_xor_sync(ALL_LANES, y, 16);
@@ -157,16 +165,22 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
       const float next = __shfl_down_sync(ALL_LANES, y, 1);
       if (inside && row % 2 == 0) publish_pair<M>(output, lane, global_row / 2, y, next, epoch);
     } else if constexpr (M::EPILOGUE == Epilogue::RESIDUAL) {
-      y += residual;
+      y = M::SCALE * y + residual;
       const float next = __shfl_down_sync(ALL_LANES, y, 1);
       if (inside && row % 2 == 0) publish_pair<M>(output, lane, global_row / 2, y, next, epoch);
-      if (inside && share == 3) ptx::store_relaxed_gpu(residual_out + global_row, make_word(__float_as_uint(y), epoch));
+      const int copy = M::RESIDUAL_COPIES > 1 ? 3 - share : 0;
+      if (inside && share >= 4 - M::RESIDUAL_COPIES) ptx::store_relaxed_gpu(residual_out + copy * M::RESIDUAL_STRIDE + global_row, make_word(__float_as_uint(y), epoch));
+    } else if constexpr (M::EPILOGUE == Epilogue::ACTIVATED) {
+      const float activated = activate<M::ACTIVATION>(y), next = __shfl_down_sync(ALL_LANES, activated, 1);
+      if (inside && row % 2 == 0) publish_pair<M>(output, lane, global_row / 2, activated, next, epoch);
     } else if constexpr (M::EPILOGUE == Epilogue::GATED) {
       const float up = __shfl_down_sync(ALL_LANES, y, 1);
-      const float activated = G::activate(y) * up;
+      const float activated = activate<M::ACTIVATION>(y) * up;
       const float next = __shfl_down_sync(ALL_LANES, activated, 2);
       if (inside && row % 4 == 0) publish_pair<M>(output, lane, global_row / 4, activated, next, epoch);
     } else {
+      y *= M::SCALE;
+      if constexpr (M::SOFT_CAP != 0) y = soft_cap(y, M::SOFT_CAP);
       if (inside && share == 0 && p.logits != nullptr) p.logits[static_cast<i64>(context.step) * M::ROWS + global_row] = y;
       const float key = y * p.inverse_temperature + noise;
       if (inside) best.offer(key, global_row);

@@ -153,6 +153,9 @@ class Consumer {
     meetings_ ^= 1;
   }
 
+  // 0 or 1 by turns, between two meetings.
+  __device__ __forceinline__ u32 meeting() const { return meetings_; }
+
   // Waits for the storer of this SM to apply the sampling filters, once a step at the LM head. Nobody here has anything
   // else to do, and the storer works in shared memory that is the consumers' (`filter_bins`).
   __device__ __forceinline__ void await_filters() { wait_barrier(context, &context.shared.filtered, context.step & 1, Wait::FILTERED, 0); }

@@ -20,6 +20,11 @@ struct SoftmaxState {
   float maximum, sum;
 };
 
+// How many values a warp has of a vector that a norm is taken of, their mean, and the sum of their squared distances from it.
+struct Moments {
+  float count, mean, squares;
+};
+
 template <class G>
 struct AttentionShared {
   static constexpr int QUERY_STRIDE = G::head_dim + 8;  // bf16; the padding keeps fragment loads free of bank conflicts
@@ -40,6 +45,8 @@ struct FixedShared {
   WarpRecord record[WORKING_WARPS];
   alignas(16) Partial partial[PARTIAL_SLOTS][CONSUMER_WARPS];
   alignas(16) AttentionShared<G> attention;
+  Moments moments[2][CONSUMER_WARPS];  // see exchange_moments
+
 
   // Where the storer counts logits in bins: over the partial sums and what attention exchanges. When it has the last
   // partial sums of the LM head, the consumers have read and written all that they will before they pass `filtered`.

@@ -29,7 +29,9 @@ def shown(value: object) -> str:
 
 
 class ConfigReader:
-    """A JSON object that remembers which of its keys were read. null counts as absent, as it does in transformers.
+    """A JSON object that remembers which of its keys were read.
+
+    null counts as absent, but for keys whose default is a feature that null turns off: ask `is_null` about those.
 
     Args:
         values: the object.
@@ -39,6 +41,7 @@ class ConfigReader:
     def __init__(self, values: Mapping[str, Any], where: str = "config.json") -> None:
         self.where = where
         self._values = {key: value for key, value in values.items() if value is not None}
+        self._nulls = values.keys() - self._values.keys()
         self._read: set[str] = set()
 
     def __contains__(self, key: str) -> bool:
@@ -47,6 +50,10 @@ class ConfigReader:
     def keys(self) -> set[str]:
         """Every key that is set."""
         return set(self._values)
+
+    def is_null(self, key: str) -> bool:
+        """Whether `key` is there and null."""
+        return key in self._nulls
 
     def raw(self, key: str, default: Any = None) -> Any:
         """The value of `key` as it is, or `default`."""
@@ -89,6 +96,22 @@ class ConfigReader:
         if not isinstance(value, dict):
             raise ConfigError(f"{self.where}: {key}={shown(value)} must be an object")
         return value
+
+    def sequence(self, key: str) -> tuple[Any, ...]:
+        """A list, empty when absent. Raises ConfigError when it is something else."""
+        value = self.raw(key, [])
+        if not isinstance(value, list):
+            raise ConfigError(f"{self.where}: {key}={shown(value)} must be a list")
+        return tuple(value)
+
+    def refuse_unless(self, key: str, *allowed: Any, reason: str) -> None:
+        """Takes a key that has one supported meaning.
+
+        Raises:
+            UnsupportedModelError: it is set to something that is not in `allowed`.
+        """
+        if key in self and self.raw(key) not in allowed:
+            raise UnsupportedModelError(f"{self.where}: {key}={shown(self.raw(key))} is not supported: {reason}")
 
     def refuse_known(self) -> None:
         """Refuses what no family supports and what has a clearer reason than an unknown key.

@@ -6,10 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from jitmk.errors import ConfigError, UnsupportedModelError
-from jitmk.model.families.base import Family, LoadedFamily, check_sizes, limit_positions
+from jitmk.model.families.base import Family, LoadedFamily
+from jitmk.model.families.cohere import COHERE
 from jitmk.model.families.config_reader import ConfigReader, shown
+from jitmk.model.families.gemma import GEMMA2, GEMMA3
+from jitmk.model.families.gpt2 import GPT2
+from jitmk.model.families.granite import GRANITE
 from jitmk.model.families.harmless import HARMLESS_KEYS
+from jitmk.model.families.limits import check_spec, limit_context
 from jitmk.model.families.llama import LLAMA
+from jitmk.model.families.mistral import MINISTRAL, MISTRAL
+from jitmk.model.families.olmo2 import OLMO2
+from jitmk.model.families.phi3 import PHI3
+from jitmk.model.families.qwen import QWEN2, QWEN3
+from jitmk.model.families.smollm3 import SMOLLM3
+from jitmk.model.families.starcoder2 import STARCODER2
+from jitmk.model.families.unsupported import what_it_is
 from jitmk.model.spec import weight_shapes
 
 _FAMILIES: dict[str, Family] = {}
@@ -47,14 +59,13 @@ def spec_from_config(config: Mapping[str, Any], *, max_seq_len: int | None = Non
     reader = ConfigReader(config)
     loaded = family.read(reader)
     reader.finish(HARMLESS_KEYS | family.harmless)
-    check_sizes(loaded.spec)
+    check_spec(loaded.spec)
     unmapped = weight_shapes(loaded.spec).keys() - loaded.tensors.keys()
     if unmapped:
         raise ConfigError(
             f"family {family.model_type!r} does not say where it keeps {', '.join(sorted(map(str, unmapped)))}"
         )
-    spec = limit_positions(loaded.spec, max_seq_len)
-    return LoadedFamily(spec, loaded.tensors, loaded.dtype, loaded.ignorable)
+    return limit_context(loaded, max_seq_len)
 
 
 def _family_of(config: Mapping[str, Any]) -> Family:
@@ -70,9 +81,18 @@ def _family_of(config: Mapping[str, Any]) -> Family:
         return matches[0]
     family = _FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
+        kind = what_it_is(model_type) if isinstance(model_type, str) else None
+        if kind is not None:
+            raise UnsupportedModelError(
+                f"model_type={shown(model_type)} is {kind}: not supported yet; jitmk runs dense decoders of text: "
+                f"{supported}"
+            )
         # A config of a nested or quantised kind says more about itself than its model_type does.
         ConfigReader(config).refuse_known()
-        raise UnsupportedModelError(f"model_type={shown(model_type)} is not supported: jitmk runs {supported}")
+        raise UnsupportedModelError(
+            f"model_type={shown(model_type)} is not supported: jitmk runs {supported}; docs/adding-a-model.md shows "
+            "how to add a dense decoder in Python alone"
+        )
     if architectures and family.architectures and not set(architectures) & set(family.architectures):
         raise UnsupportedModelError(
             f"architectures={shown(architectures)} is not supported for model_type={model_type!r}: "
@@ -81,4 +101,20 @@ def _family_of(config: Mapping[str, Any]) -> Family:
     return family
 
 
-register_family(LLAMA)
+for _family in (
+    COHERE,
+    GEMMA2,
+    GEMMA3,
+    GPT2,
+    GRANITE,
+    LLAMA,
+    MINISTRAL,
+    MISTRAL,
+    OLMO2,
+    PHI3,
+    QWEN2,
+    QWEN3,
+    SMOLLM3,
+    STARCODER2,
+):
+    register_family(_family)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
+from jitmk.program.configs import AttentionConfig
 from jitmk.program.kv_layout import TILE_POSITIONS
 from jitmk.program.packing import ceil_div
-from jitmk.program.program import AttentionConfig
-from jitmk.reference.ops.rounding import to_bf16
+from jitmk.reference.ops.norm import normalise
+from jitmk.reference.ops.rope import rotate
+from jitmk.reference.ops.rounding import soft_capped, to_bf16
 
 ReadKv = Callable[[int, int, int], tuple[torch.Tensor, torch.Tensor]]
 """(key/value head, begin, end) -> keys and values of old positions, each [end - begin, head_dim], bf16 values."""
@@ -22,17 +24,23 @@ class NewToken:
     """One sequence's new token, as attention sees it.
 
     Attributes:
-        qkv: [qkv_rows], queries, keys and values, bf16 values, not yet rotated.
-        cos, sin: fp32 [rotary_dim / 2], of the token's position.
+        heads: [heads, head_dim], queries and keys, laid out as qkv, bf16 values; not yet normed or rotated, if that
+            is attention's task.
+        values: [heads, head_dim], of which the values are those behind queries and keys, bf16 values.
+        cos, sin: fp32 [rotary_dim / 2], of the token's position; empty where attention does not rotate.
         position: of the token: how many positions are in the cache.
         read_kv: reads the sequence's cache of this layer.
+        q_norm, k_norm: fp32 [head_dim], weights of the norms of queries and keys, where attention norms them.
     """
 
-    qkv: torch.Tensor
+    heads: torch.Tensor
+    values: torch.Tensor
     cos: torch.Tensor
     sin: torch.Tensor
     position: int
     read_kv: ReadKv
+    q_norm: torch.Tensor | None = None
+    k_norm: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,30 +58,40 @@ class Softmax:
     normaliser: torch.Tensor
 
 
-def old_positions(position: int, split: int, splits: int) -> range:
-    """The cached positions that a split covers: whole tiles, as even as possible, without the new token's."""
-    tiles = ceil_div(position, TILE_POSITIONS)
-    first, last = tiles * split // splits, tiles * (split + 1) // splits
-    return range(first * TILE_POSITIONS, max(first * TILE_POSITIONS, min(position, last * TILE_POSITIONS)))
-
-
-def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of pairs (i, i + rotary_dim / 2), in fp32, rounded to bf16.
+def old_positions(position: int, split: int, splits: int, window: int = 0) -> range:
+    """The cached positions that a split covers: whole tiles, as even as possible, without the new token's.
 
     Args:
-        heads: [heads, head_dim], bf16 values.
-        cos, sin: fp32 [rotary_dim / 2], of the token's position.
+        position: of the new token.
+        split, splits: which part of how many.
+        window: positions that are attended to, the new token's included; 0 for all.
     """
-    half = len(cos)
-    low, high, rest = heads[:, :half], heads[:, half : 2 * half], heads[:, 2 * half :]
-    return to_bf16(torch.cat((low * cos - high * sin, high * cos + low * sin, rest), dim=1))
+    first = max(0, position + 1 - window) if window else 0
+    first_tile = first // TILE_POSITIONS
+    tiles = ceil_div(position, TILE_POSITIONS) - first_tile
+    bounds = [(first_tile + tiles * part // splits) * TILE_POSITIONS for part in (split, split + 1)]
+    begin = max(first, bounds[0])
+    return range(begin, max(begin, min(position, bounds[1])))
 
 
-def new_key_value(config: AttentionConfig, kv_head: int, token: NewToken) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a token appends to the cache of one head: (rotated key, value), each [head_dim], bf16 values."""
-    heads = token.qkv.view(-1, config.head_dim)
+def prepared(
+    config: AttentionConfig, heads: torch.Tensor, norm: torch.Tensor | None, token: NewToken, sums: torch.dtype
+) -> torch.Tensor:
+    """Queries or keys, normed and rotated as far as that is attention's task: [heads, head_dim], bf16 values."""
+    if norm is not None:
+        assert config.qk_norm is not None
+        heads = normalise(config.qk_norm, heads, norm, None, config.qk_norm_eps, sums).float()
+    return rotate(heads, token.cos, token.sin)
+
+
+def new_key_value(
+    config: AttentionConfig, kv_head: int, token: NewToken, sums: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a token appends to the cache of one head: (normed and rotated key, value), each [head_dim], bf16 values."""
     key = config.heads + kv_head
-    return rotate(heads[key : key + 1], token.cos, token.sin)[0], heads[key + config.kv_heads]
+    return prepared(config, token.heads[key : key + 1], token.k_norm, token, sums)[0], token.values[
+        key + config.kv_heads
+    ]
 
 
 def attention(
@@ -82,49 +100,55 @@ def attention(
     splits: int,
     tokens: Sequence[NewToken],
     *,
+    window: int = 0,
     sums: torch.dtype = torch.float32,
 ) -> dict[str, torch.Tensor]:
     """Attention of some units.
 
     Args:
-        config: shapes.
+        config: shapes, scale and cap of the scores.
         units: head group * splits + split.
         splits: parts of the context.
         tokens: the new token of each sequence.
+        window: positions that are attended to, the new token's included; 0 for all.
         sums: the type in which products are added.
 
     Returns:
         "output": [tokens, values], unit after unit and in it head after head. With `partial`, head_dim sums, the
         maximum (in units of log2) and the normaliser of each; else the head's output, bf16 values.
     """
-    rows = [torch.cat([_unit(config, unit, splits, token, sums) for unit in units]) for token in tokens]
+    rows = [torch.cat([_unit(config, unit, splits, window, token, sums) for unit in units]) for token in tokens]
     return {"output": torch.stack(rows)}
 
 
-def _unit(config: AttentionConfig, unit: int, splits: int, token: NewToken, sums: torch.dtype) -> torch.Tensor:
+def _unit(
+    config: AttentionConfig, unit: int, splits: int, window: int, token: NewToken, sums: torch.dtype
+) -> torch.Tensor:
     group, split = divmod(unit, splits)
     heads, kv_head = config.group_heads(group), config.group_kv_head(group)
-    queries = rotate(token.qkv.view(-1, config.head_dim)[heads.start : heads.stop], token.cos, token.sin)
-    old = old_positions(token.position, split, splits)
-    result = attend(queries, *token.read_kv(kv_head, old.start, old.stop), config.scale, sums)
+    queries = prepared(config, token.heads[heads.start : heads.stop], token.q_norm, token, sums)
+    old = old_positions(token.position, split, splits, window)
+    result = attend(config, queries, *token.read_kv(kv_head, old.start, old.stop), sums)
     if split == splits - 1:
-        result = add_token(result, queries, *new_key_value(config, kv_head, token), config.scale, sums)
+        result = add_token(config, result, queries, *new_key_value(config, kv_head, token, sums), sums)
     if config.partial:
         return torch.cat((result.sums, result.maximum[:, None], result.normaliser[:, None]), dim=1).flatten()
     return to_bf16(result.sums / result.normaliser[:, None]).flatten()
 
 
-def attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float, sums: torch.dtype) -> Softmax:
+def attend(
+    config: AttentionConfig, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, sums: torch.dtype
+) -> Softmax:
     """Attention over old positions; probabilities are rounded to bf16 where they meet the values.
 
     Args:
+        config: scale and cap of the scores.
         queries: [heads, head_dim]; keys, values: [positions, head_dim]; bf16 values.
-        scale: of the scores.
     """
     if len(keys) == 0:
         empty = queries.new_zeros(len(queries))
         return Softmax(torch.zeros_like(queries), empty - math.inf, empty)
-    scores = (queries.to(sums) @ keys.to(sums).T) * _log2_scale(scale)
+    scores = _scores(config, queries.to(sums) @ keys.to(sums).T)
     maximum = scores.amax(1).float()
     probabilities = torch.exp2(scores - maximum[:, None]).float()
     total = to_bf16(probabilities).to(sums) @ values.to(sums)
@@ -132,19 +156,24 @@ def attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scal
 
 
 def add_token(
-    old: Softmax, queries: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, sums: torch.dtype
+    config: AttentionConfig,
+    old: Softmax,
+    queries: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    sums: torch.dtype,
 ) -> Softmax:
     """Adds one position in fp32.
 
     Args:
         key, value: [head_dim], bf16 values.
     """
-    score = ((queries.to(sums) @ key.to(sums)) * _log2_scale(scale)).float()
+    score = _scores(config, queries.to(sums) @ key.to(sums)).float()
     maximum = torch.maximum(old.maximum, score)
     keep, weight = torch.exp2(old.maximum - maximum), torch.exp2(score - maximum)
     return Softmax(old.sums * keep[:, None] + weight[:, None] * value, maximum, old.normaliser * keep + weight)
 
 
-def _log2_scale(scale: float) -> float:
-    """The factor of a score in units of log2."""
-    return scale * math.log2(math.e)
+def _scores(config: AttentionConfig, products: torch.Tensor) -> torch.Tensor:
+    """Scaled and capped query-key products, in units of log2."""
+    return soft_capped(products * config.scale, config.soft_cap) * math.log2(math.e)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from jitmk.program.program import PARTIAL_EXTRA, AttentionReduceConfig
+from jitmk.program.configs import PARTIAL_EXTRA, AttentionReduceConfig
 from jitmk.reference.ops.rounding import to_bf16, unit_values
 
 

@@ -1,23 +1,29 @@
-"""EMBED: residual = table[token]."""
+"""EMBED: residual = scale * table[token] + positions[position]."""
 
 from __future__ import annotations
 
 import torch
 
-from jitmk.program.program import EmbedConfig
-from jitmk.reference.ops.rounding import unit_values
+from jitmk.program.configs import EmbedConfig
+from jitmk.reference.ops.rounding import to_bf16, unit_values
 
 
-def embed(config: EmbedConfig, units: range, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+def embed(
+    config: EmbedConfig, units: range, rows: torch.Tensor, positions: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
     """Looks up the residual's values of some units.
 
     Args:
-        config: shapes.
+        config: shapes and scale.
         units: groups of 8 values of the residual.
         rows: [tokens, hidden_size], the tokens' rows of the embedding (bf16 values).
+        positions: [tokens, hidden_size], the rows of their positions, if those are learned (bf16 values).
 
     Returns:
-        "output" and "residual_out", both [tokens, values of the units]: the table is bf16, so they are equal.
+        Both [tokens, values of the units]: "residual_out" fp32, "output" the same rounded to bf16.
     """
-    values = rows[:, unit_values(units, config.hidden_size)].to(torch.float32)
-    return {"output": values, "residual_out": values}
+    values = unit_values(units, config.hidden_size)
+    total = rows[:, values].to(torch.float32) * config.scale
+    if positions is not None:
+        total = total + positions[:, values]
+    return {"output": to_bf16(total), "residual_out": total}

@@ -1,12 +1,34 @@
-"""MATVEC: y = epilogue(W prologue(x)), for units of 8 rows of W."""
+"""MATVEC: y = epilogue(W prologue(x) + b), for units of 8 rows of W."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from jitmk.program.program import Epilogue, MatvecConfig
-from jitmk.reference.ops.rounding import to_bf16, unit_values
+from jitmk.model.spec import NormKind
+from jitmk.program.configs import Epilogue, MatvecConfig, Prologue
+from jitmk.reference.ops.activate import apply_activation
+from jitmk.reference.ops.norm import normalise
+from jitmk.reference.ops.rounding import soft_capped, to_bf16, unit_values
+
+
+@dataclass(frozen=True)
+class MatvecVectors:
+    """The constant vectors of a matvec, each None where its config has no use for it.
+
+    Attributes:
+        norm, norm_bias: fp32 [columns], of the prologue.
+        post_norm, post_norm_bias: fp32 [columns], of the post-norm.
+        bias: fp32 [rows].
+    """
+
+    norm: torch.Tensor | None = None
+    norm_bias: torch.Tensor | None = None
+    post_norm: torch.Tensor | None = None
+    post_norm_bias: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
 
 
 def matvec(
@@ -14,25 +36,24 @@ def matvec(
     units: range,
     x: torch.Tensor,
     weights: torch.Tensor,
+    vectors: MatvecVectors = MatvecVectors(),
     *,
-    norm: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
     residual: torch.Tensor | None = None,
     sums: torch.dtype = torch.float32,
 ) -> dict[str, torch.Tensor]:
     """Some rows of a matrix-vector product, with prologue and epilogue.
 
-    With a norm: y = W bf16(x * norm) / sqrt(mean(x^2) + eps) + bias; without: y = W x + bias.
+    With a post-norm, x = fp32(residual + post_scale * norm(x)) first. Then y = W p(x) + bias, where p(x) is bf16(x)
+    without a norm; RMS makes it y = W bf16(x * norm) / sqrt(mean(x^2) + eps) + bias.
 
     Args:
         config: shapes, and which parts there are.
         units: groups of 8 rows.
         x: [tokens, columns], bf16 values.
         weights: [rows, columns], bf16 values in any floating type.
-        norm: [columns], the norm's weight.
-        bias: [rows].
-        residual: [tokens, rows of the units], what RESIDUAL adds to.
-        sums: the type in which dot products and squares are added.
+        vectors: norms and bias.
+        residual: fp32; with a post-norm [tokens, columns], for RESIDUAL [tokens, rows of the units].
+        sums: the type in which values are added.
 
     Returns:
         By operand, [tokens, values of the units]: "output" (bf16 values; for LOGITS the fp32 logits), and for RESIDUAL
@@ -40,37 +61,46 @@ def matvec(
     """
     rows = unit_values(units, config.rows)
     selected = weights if len(units) == config.layout.units and units.step == 1 else weights[rows]
-    operand = x if norm is None else to_bf16(x * norm)
-    y = F.linear(operand.to(sums), selected.to(sums))
-    if config.norm:
+    operand, scale = prologue(config, x, vectors, residual, sums)
+    y = F.linear(operand.to(sums), selected.to(sums)) * scale
+    if vectors.bias is not None:
+        y = y + vectors.bias[rows]
+    return _epilogue(config, y, residual)
+
+
+def prologue(
+    config: MatvecConfig,
+    x: torch.Tensor,
+    vectors: MatvecVectors,
+    residual: torch.Tensor | None = None,
+    sums: torch.dtype = torch.float32,
+) -> tuple[torch.Tensor, torch.Tensor | float]:
+    """What is multiplied with the matrix, [tokens, columns], bf16 values, and what the products are multiplied with.
+
+    Arguments are those of `matvec`.
+    """
+    if config.post is not None:
+        assert residual is not None and vectors.post_norm is not None, "a post-norm needs the residual and a weight"
+        eps, bias = config.norm_eps, vectors.post_norm_bias
+        x = (residual + config.post_scale * normalise(config.post, x, vectors.post_norm, bias, eps, sums)).float()
+    if config.prologue is Prologue.NONE:
+        return to_bf16(x), 1.0
+    assert vectors.norm is not None, "the prologue needs the norm's weight"
+    if config.prologue is Prologue.RMS:
         mean = x.to(sums).square().mean(-1, keepdim=True)
-        y = y * torch.rsqrt(mean + config.norm_eps)
-    if bias is not None:
-        y = y + bias[rows]
-    return _EPILOGUES[config.epilogue](y, residual)
+        return to_bf16(x * vectors.norm), torch.rsqrt(mean + config.norm_eps)
+    return to_bf16(normalise(NormKind.LAYER, x, vectors.norm, vectors.norm_bias, config.norm_eps, sums).float()), 1.0
 
 
-def _store(y: torch.Tensor, residual: torch.Tensor | None) -> dict[str, torch.Tensor]:
+def _epilogue(config: MatvecConfig, y: torch.Tensor, residual: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    if config.epilogue is Epilogue.RESIDUAL:
+        assert residual is not None, "the epilogue RESIDUAL needs the residual"
+        total = (config.scale * y + residual).float()
+        return {"output": to_bf16(total), "residual_out": total}
+    if config.epilogue is Epilogue.GATED:
+        y = apply_activation(config.activation, y[:, 0::2]) * y[:, 1::2]
+    elif config.epilogue is Epilogue.ACTIVATED:
+        y = apply_activation(config.activation, y)
+    elif config.epilogue is Epilogue.LOGITS:
+        return {"output": soft_capped(config.scale * y, config.soft_cap).float()}
     return {"output": to_bf16(y.float())}
-
-
-def _residual(y: torch.Tensor, residual: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    assert residual is not None, "the epilogue RESIDUAL needs the residual"
-    total = (y + residual).float()
-    return {"output": to_bf16(total), "residual_out": total}
-
-
-def _gated(y: torch.Tensor, residual: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    return {"output": to_bf16((F.silu(y[:, 0::2]) * y[:, 1::2]).float())}
-
-
-def _logits(y: torch.Tensor, residual: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    return {"output": y.float()}
-
-
-_EPILOGUES = {
-    Epilogue.STORE: _store,
-    Epilogue.RESIDUAL: _residual,
-    Epilogue.GATED: _gated,
-    Epilogue.LOGITS: _logits,
-}

@@ -1,4 +1,4 @@
-"""The roundings that the device does, and the values that units own."""
+"""What opcodes have in common: the roundings that the device does, caps, and the values that units own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from jitmk.program.packing import UNIT_ROWS
 def to_bf16(x: torch.Tensor) -> torch.Tensor:
     """Rounds to the nearest bf16 (ties to even); returns fp32, the shape of `x`."""
     return x.to(torch.bfloat16).to(torch.float32)
+
+
+def soft_capped(x: torch.Tensor, cap: float | None) -> torch.Tensor:
+    """cap * tanh(x / cap), which keeps x within (-cap, cap) (Gemma 2, arXiv:2408.00118); x without a cap."""
+    return x if cap is None else cap * torch.tanh(x / cap)
 
 
 def unit_values(units: range, values: int, per_unit: int = UNIT_ROWS) -> slice | torch.Tensor:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from benchmarks import baselines
 from benchmarks.baselines import KINDS, REPEATS, measure, run_baselines
 from benchmarks.records import Workload
-from tests.support.checkpoints import TINY
+from tests.support.checkpoints import TINY_OF
 from tests.unit.benchmarks.samples import workload
 
 Command = Callable[[str, Workload], list[str]]
@@ -102,14 +101,11 @@ def test_a_turn_that_never_comes_ends_the_process(monkeypatch: pytest.MonkeyPatc
         baselines._wait_for_turn()
 
 
-def test_transformers_is_measured_when_it_is_its_turn() -> None:
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral", "gemma2", "phi3", "gpt2"])
+def test_transformers_is_measured_when_it_is_its_turn(name: str) -> None:
     seen: list[str] = []
-    config: dict[str, Any] = {**TINY, "vocab_size": 256}
-    before = torch.get_default_dtype()
-    try:
-        measured = measure(config, "eager", 8, 4, lambda: seen.append("turn"), device="cpu")
-    finally:
-        torch.set_default_dtype(before)  # a baseline has a process to itself, where it is never put back
+    config: dict[str, Any] = {**TINY_OF[name], "model_type": name, "vocab_size": 256}
+    measured = measure(config, "eager", 8, 4, lambda: seen.append("turn"), device="cpu")
     assert seen == ["turn"]
     assert len(measured["times"]) == REPEATS and all(time > 0 for time in [*measured["times"], measured["first_ms"]])
 

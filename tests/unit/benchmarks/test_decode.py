@@ -23,7 +23,7 @@ from benchmarks.records import (
     read_records,
     write_results,
 )
-from benchmarks.shapes import CONFIGS
+from benchmarks.shapes import FAMILY_MODELS, LLAMAS
 from jitmk.errors import DeviceError
 from tests.unit.benchmarks.samples import comparison, record, workload
 
@@ -98,18 +98,42 @@ def test_one_command_measures_everything(capsys: pytest.CaptureFixture[str]) -> 
     assert status == 0
     records = content["records"]
     mine = [(found["model"], found["context"]) for found in records if found["baseline"] == "jitmk"]
-    assert mine == [(model, context) for model in CONFIGS for context in (128, 4096, 8192)]
+    assert mine == [(model, context) for model in LLAMAS for context in (128, 4096, 8192)]
     assert {found["host_launch_us"] for found in records if found["baseline"] == "jitmk"} == {7.5}
     others = {(found["model"], found["baseline"], found["tokens"]) for found in records if found["baseline"] != "jitmk"}
-    assert others == {(model, KINDS[kind], 32) for model in CONFIGS for kind in ("eager", "cuda-graphs")}
-    assert content["environment"]["clocks_under_load"] == {name: {"clocks.sm": "1980 MHz"} for name in CONFIGS}
+    assert others == {(model, KINDS[kind], 32) for model in LLAMAS for kind in ("eager", "cuda-graphs")}
+    assert content["environment"]["clocks_under_load"] == {name: {"clocks.sm": "1980 MHz"} for name in LLAMAS}
     assert len(content["checks"]) == 15 and all(check["holds"] for check in content["checks"])
     # A failed baseline is recorded and shown, but is not jitmk's failure.
     assert [failure["baseline"] for failure in content["failures"]] == ["transformers compiled"] * 5
-    assert set(FakeLive.opened) == {(model, 8192 + 512) for model in CONFIGS}
+    assert set(FakeLive.opened) == {(model, 8192 + 512) for model in LLAMAS}
     shown = capsys.readouterr().out
     assert "FAILED: transformers compiled, llama-3.1-8b at 128: no compiler" in shown
     assert "decode-h200.json" in shown and "plot" in shown
+
+
+def test_families_have_a_file_of_their_own_and_stand_beside_llamas(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--family-models")[0] == 0
+    assert "no Llamas to compare with" in capsys.readouterr().out
+    write_results(default_path("decode", "NVIDIA H200"), {}, [record(520.0, model="llama-3.1-8b")], [], [])
+    assert run("--family-models")[0] == 0
+    path = default_path("families", "NVIDIA H200")
+    found = json.loads(path.read_text(encoding="utf-8"))["records"]
+    assert [(record["model"], record["context"], record["baseline"]) for record in found] == [
+        (model, 128, "jitmk") for model in FAMILY_MODELS
+    ]
+    assert ("gpt2", 128 + 512) in FakeLive.opened
+    missed = [line.split() for line in capsys.readouterr().out.splitlines() if line.endswith("MISSED")]
+    assert [line[0] for line in missed] == ["qwen2.5-7b", "qwen3-8b", "mistral-7b"]
+    assert missed[0][2:] == ["1.100", "llama-3.1-8b", "1.040", "+5.8", "%", "MISSED"]
+
+
+def test_a_context_that_does_not_fit_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    status, content = run("--models", "gpt2", "--baselines", "none")
+    assert status == 0 and [found["context"] for found in content["records"]] == [128]
+    assert "gpt2 at 4096 is left out: it has 1024 positions, 4096 + 512 do not fit" in capsys.readouterr().err
+    assert run("--models", "gpt2", "--contexts", "4096", "--baselines", "none")[0] == 1
+    assert "FAILED: jitmk, gpt2: no context is left for gpt2" in capsys.readouterr().out
 
 
 def test_references_are_rows_marked_as_measured_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,6 +227,7 @@ def test_without_a_gpu_it_says_why(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         (["--baselines", "eager,fast"], "'fast' is not one of eager, compiled, cuda-graphs, or none"),
         (["--baseline-timeout", "-1"], "'-1' is not a number of at least 0"),
         (["--fail-on-regression", "x"], "'x' is not a number"),
+        (["--models", "gpt2", "--family-models"], "not allowed with argument --models"),
         (["--no-check"], "unrecognized arguments: --no-check"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import decode, gpu_check, numerics, prefill, sampling
+from benchmarks import decode, gpu_check, numerics, prefill, sampling, startup
 from benchmarks.gpu_check import Check, checks, main
 
 PARSERS = {
@@ -15,12 +15,16 @@ PARSERS = {
     "benchmarks.numerics": numerics._parse,
     "benchmarks.sampling": sampling._parse,
     "benchmarks.prefill": prefill._parse,
+    "benchmarks.startup": startup._parse,
 }
 
 
 def test_every_check_calls_a_module_that_is_there_with_arguments_that_it_takes(tmp_path: Path) -> None:
     known = checks(tmp_path, 128)
-    assert [check.name for check in known][-3:] == ["decode", "sampling", "prefill"]
+    assert [check.name for check in known] == [
+        *("tests", "models", "memcheck", "racecheck", "numerics"),
+        *("decode", "sampling", "prefill", "startup"),
+    ]
     for check in known:
         module = check.command[check.command.index("-m") + 1]
         assert importlib.util.find_spec(module) is not None, module

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +14,10 @@ from benchmarks import loading
 from benchmarks.loading import LoadRun, checkpoint_bytes, measure_load, split, warm_page_cache, write_checkpoint
 from benchmarks.records import BenchmarkError
 from benchmarks.shapes import CONFIGS
-from jitmk.model.checkpoint import Checkpoint, RandomCheckpoint
+from jitmk.model.checkpoint import Checkpoint, RandomCheckpoint, stored_shapes
 from jitmk.model.families import spec_from_config
 from jitmk.model.weight_files import weight_files
+from tests.support.checkpoints import TINY_OF
 
 TINY = CONFIGS["llama-3.1-8b"] | {
     "vocab_size": 100,
@@ -47,17 +50,24 @@ def test_shards_hold_what_fits() -> None:
     assert split(sizes, 10) == [["a", "b"], ["c"], ["d"], ["e", "f"]]
 
 
-def test_a_checkpoint_is_written_as_the_hub_has_them(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path, TINY, torch.device("cpu"), shard_bytes=60_000)
+@pytest.mark.parametrize(
+    "config",
+    # One matrix a tensor, matrices stacked in one, and matrices that are stored the other way round.
+    [TINY, *({**TINY_OF[name], "model_type": name, "vocab_size": 100} for name in ("phi3", "gpt2"))],
+    ids=["llama", "phi3", "gpt2"],
+)
+def test_a_checkpoint_is_written_as_the_hub_has_them(config: dict[str, Any], tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, config, torch.device("cpu"), shard_bytes=60_000)
     family = spec_from_config(json.loads((tmp_path / "config.json").read_text()))
     source = RandomCheckpoint(family.spec)
     with Checkpoint.open(tmp_path, family) as checkpoint:
-        assert checkpoint.nbytes == checkpoint_bytes(TINY)
+        assert checkpoint.nbytes == checkpoint_bytes(config)
         for key in family.tensors:
             assert torch.equal(checkpoint.tensor(key), source.tensor(key))
     files = weight_files(tmp_path)
     assert len(files) > 2 and all(promised for promised in files.values())
-    assert max(path.stat().st_size for path in files) < 65_000
+    largest = max(2 * math.prod(shape) for shape in stored_shapes(family).values())
+    assert max(path.stat().st_size for path in files) < max(60_000, largest) + 5_000
     warm_page_cache(tmp_path)
 
 

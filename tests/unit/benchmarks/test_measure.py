@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+import time
+from collections.abc import Generator
+from typing import Any
+
 import pytest
 
-from benchmarks.measure import Live, require_sound, timed_calls, word_tokenizer
+from benchmarks import measure
+from benchmarks.measure import Live, require_sound, timed_calls, usable_contexts, word_tokenizer
 from benchmarks.records import BenchmarkError
+from jitmk.engine.backend import DeviceSampling
+from jitmk.engine.launcher import MegakernelLauncher
+from jitmk.program.weights import plan_weights
 from tests.unit.benchmarks.samples import comparison
 from tests.unit.benchmarks.test_truth import CONFIG, CPU, SteppedTorch, source, stepped
 
@@ -62,3 +70,40 @@ def test_a_live_model_with_other_weights_is_not_timed() -> None:
         pytest.raises(BenchmarkError, match="it does not compute what it should: tiny at 9"),
     ):
         live.check([9], tokens=48)
+
+
+def test_contexts_without_room_or_truth_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert usable_contexts("phi-4-mini", [128, 4000, 8192], 512) == [128, 8192]
+    assert "phi-4-mini at 4000 is left out: its rotary frequencies change" in capsys.readouterr().err
+    assert usable_contexts("gemma-2-2b", [128, 8192], 64) == [128]
+    with pytest.raises(BenchmarkError, match=r"no context is left for gpt2: it has 1024 positions.*--contexts"):
+        usable_contexts("gpt2", [4096, 8192], 512)
+
+
+class Launching(SteppedTorch):
+    """Notes waits and launches, as `decode_stream` of the megakernel makes them."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.seen: list[str | tuple[int, int]] = []
+
+    def reset(self) -> None:
+        self.seen.append("idle")
+        super().reset()
+
+    def decode_stream(
+        self, token: int, position: int, steps: int, sampling: DeviceSampling
+    ) -> Generator[int, None, None]:
+        self.seen.append((position, steps))
+        MegakernelLauncher.launch(*[None] * 6)  # type: ignore[arg-type]
+        return super().decode_stream(token, position, steps, sampling)
+
+
+def test_launches_are_timed_one_by_one_into_an_idle_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MegakernelLauncher, "launch", lambda *_: time.sleep(0.001))
+    weights = source()
+    backend = Launching(weights.spec, plan_weights(weights.spec), weights, CPU, 96, progress=False)
+    with Live("tiny", CONFIG, weights, backend, CPU) as live:
+        assert live.host_launch_us(9) > 900
+    launches = backend.seen[-2 * measure._LAUNCHES :]
+    assert launches == ["idle", (9, 1)] * measure._LAUNCHES

@@ -49,7 +49,7 @@ def test_jitmk_is_held_to_transformers(
 
 
 def test_transformers_runs_a_prompt_to_its_last_logits() -> None:
-    run = transformers_prefill({**TINY, "vocab_size": 256}, CPU)
+    run = transformers_prefill({**TINY, "model_type": "llama", "vocab_size": 256}, CPU)
     logits = run([1, 2, 3, 4])
     assert logits.shape == (256,) and logits.dtype is torch.float32 and bool(logits.isfinite().all())
     assert torch.equal(run([1, 2, 3, 4]), logits)

@@ -45,7 +45,9 @@ def test_a_file_holds_every_system_as_a_record(tmp_path: Path) -> None:
     assert read_records(path) == records
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("decode-*.json")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted([*RESULTS.glob("decode-*.json"), *RESULTS.glob("families-*.json")]), ids=lambda path: path.name
+)
 def test_committed_results_can_be_read(path: Path) -> None:
     records = read_records(path)
     assert records and len({found.key for found in records}) == len(records)

@@ -7,10 +7,16 @@ from pathlib import Path
 import pytest
 
 from benchmarks import startup
+from benchmarks.loading import MAX_SEQ_LEN
 from benchmarks.records import BenchmarkError
+from benchmarks.shapes import model_spec
 from benchmarks.startup import Measurement, Skipped, measure_import, measure_schedule, require_room, summarise
 from jitmk.arch import GpuArch
+from jitmk.codegen import render
+from jitmk.codegen.prefill import render_prefill
+from jitmk.engine.step_programs import kernel_variants
 from jitmk.errors import DeviceError
+from jitmk.settings import get_settings
 from tests.unit.benchmarks.test_loading import RUN
 
 
@@ -42,6 +48,16 @@ def test_import_is_what_it_adds_to_the_interpreter(monkeypatch: pytest.MonkeyPat
 def test_a_schedule_is_timed_for_the_gpu() -> None:
     (measured,) = measure_schedule("llama-3.2-1b", GpuArch.parse("sm_90a"), 1)
     assert measured.value == measured.runs[0] > 0 and measured.details["sms"] == 132
+
+
+def test_both_kernels_that_a_load_needs_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    arch, built = GpuArch.parse("sm_90a"), []
+    monkeypatch.setattr("jitmk.jit.build", lambda source, arch, *, settings: built.append((source, settings)))
+    for for_prefill in (False, True):
+        startup.build_anew("gemma-2-2b", arch, get_settings(), for_prefill=for_prefill)
+    spec = model_spec("gemma-2-2b", MAX_SEQ_LEN)
+    assert [source for source, _ in built] == [render(kernel_variants(spec), spec, arch), render_prefill(spec)]
+    assert built[0][1].cache_dir != built[1][1].cache_dir
 
 
 def test_a_full_disk_is_noticed_first(tmp_path: Path) -> None:

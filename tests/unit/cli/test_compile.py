@@ -9,12 +9,16 @@ from jitmk.cli.main import main
 from jitmk.errors import CompileError
 from jitmk.jit import CompiledKernel, KernelInfo
 
+COMPILED: list[tuple[str, bool]] = []
+"""Targets that were asked for, and whether for the megakernel (or for the kernels of prefill)."""
+
 
 def fake_build(source: str, arch: Any) -> CompiledKernel:
     """A compiler that knows three targets and has one of them in its cache."""
     if arch.name == "sm_120a":
         raise CompileError("too little shared memory")
-    assert "jitmk_decode" in source
+    assert "jitmk_decode" in source or "jitmk_unpack" in source
+    COMPILED.append((arch.name, "jitmk_decode" in source))
     info = KernelInfo(registers=168, shared=64, spills=0 if arch.name == "sm_90a" else None, stack=0)
     return CompiledKernel(
         b"cubin", arch.name, info, "ab" * 32, arch.name == "sm_90a", None, "nvrtc", "12.9", (), "", 1.5
@@ -23,11 +27,13 @@ def fake_build(source: str, arch: Any) -> CompiledKernel:
 
 @pytest.fixture(autouse=True)
 def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    COMPILED.clear()
     monkeypatch.setattr(jitmk.jit, "build", fake_build)
 
 
 def test_the_table_shows_each_kernel(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compile", "--arch", "sm_90a", "--arch", "sm_100a", "--arch", "sm_90a", "--jobs", "2"]) == 0
+    assert sorted(COMPILED) == [(arch, mega) for arch in ("sm_100a", "sm_90a") for mega in (False, True)]
     header, *rows = capsys.readouterr().out.splitlines()
     assert [row.split()[0] for row in rows] == ["sm_90a", "sm_100a"]
     assert all(word in header for word in ("registers", "shared bytes", "spilled bytes", "seconds"))

@@ -11,7 +11,8 @@ from jitmk.codegen import abi
 from jitmk.codegen.stream import STREAM_FIELDS, StreamParams, render_stream
 from jitmk.errors import CompileError
 from jitmk.program import isa, packing
-from jitmk.program.program import PARTIAL_EXTRA, Buffer, BufferKind
+from jitmk.program.configs import ELEMENTWISE_VALUES, PARTIAL_EXTRA
+from jitmk.program.program import Buffer, BufferKind
 from tests.support.compilers import COMPILERS, require_compiler
 from tests.support.rendering import inline, isa_part
 from tests.support.tiny import tiny_spec
@@ -61,6 +62,7 @@ def test_constants_are_those_of_python(compiler_name: str) -> None:
         "BLOCK_BYTES": packing.BLOCK_BYTES,
         "GRAIN_BYTES": packing.GRAIN_BYTES,
         "PARTIAL_EXTRA": PARTIAL_EXTRA,
+        "ELEMENTWISE_VALUES": ELEMENTWISE_VALUES,
         "HOST_TOKENS": abi.HOST_TOKENS,
         "NO_TOKEN": abi.NO_TOKEN,
         "STOP_BIT": abi.STOP_BIT,

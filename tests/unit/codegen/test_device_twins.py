@@ -1,19 +1,24 @@
-"""Where Python and the device compute the same thing twice: layouts of memory, and the noise that sampling draws with.
+"""Where Python and the device compute the same thing twice: layouts of memory, noise, and functions of one number.
 
 The device's text runs on the host here, so that a change of either side is noticed without a GPU.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from jitmk.arch import GpuArch
+from jitmk.codegen.constants import float_literal
 from jitmk.engine.philox import gumbel, philox4x32
+from jitmk.model.spec import Activation
 from jitmk.program.kv_layout import TILE_POSITIONS, KvLayout
 from jitmk.program.packing import MatrixLayout, pack
+from jitmk.reference.ops.activate import apply_activation
+from jitmk.reference.ops.attention import old_positions
 from tests.support.host_shim import run_on_host
 from tests.support.rendering import inline, isa_part
 from tests.support.tiny import tiny_spec
@@ -55,13 +60,14 @@ def test_embedding_rows_lie_in_the_packed_head(tmp_path: Path) -> None:
     calls = []
     for rows, columns in TABLES:
         layout = MatrixLayout(rows, columns)
-        shape = f"Embed<{columns}, true, {layout.blocks}, {layout.chunks}, 2>"
+        shape = f"Table<{layout.blocks}, {layout.chunks}>"
         calls.append(
             f"  for (int r = 0; r < {rows}; r++) for (int c = 0; c < {columns}; c += 2)"
             f' std::printf("{rows} {columns} %d %d %lld\\n", r, c, packed_offset<{shape}>(r, c));'
         )
+    table = "template <int B, int C> struct Table { static constexpr int BLOCKS = B, CHUNKS = C; };\n"
     main = "using namespace jitmk::vm;\n" + "\n".join(calls)
-    found = run_on_host(_device("vm/embed.cuh"), main, tmp_path)
+    found = run_on_host(_device("vm/embed.cuh") + table, main, tmp_path)
     assert len(found) == sum(rows * columns // 2 for rows, columns in TABLES)
     for rows, columns in TABLES:
         places = torch.tensor(
@@ -106,3 +112,89 @@ def test_noise_is_the_same_and_greedy_has_none(tmp_path: Path) -> None:
     # Two logarithms of two libraries, each within an ulp; near 0 the outer one loses the inner one's relative accuracy.
     torch.testing.assert_close(noise, gumbel(seed, position, vocabulary), rtol=1e-6, atol=1e-6)
     assert bool((none == 0).all())
+
+
+def _bf16_everywhere() -> torch.Tensor:
+    """Every finite bf16 number up to 1e30 in size, fp32: what an activation may be asked for."""
+    values = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16).float()
+    return values[torch.isfinite(values) & (values.abs() < 1e30)]
+
+
+@pytest.mark.parametrize("activation", Activation)
+def test_activations_are_those_of_torch(activation: Activation, tmp_path: Path) -> None:
+    main = f"""
+  for (int i = -(1 << 15); i < 1 << 15; i++) {{
+    const float x = __uint_as_float(static_cast<unsigned>(i) << 16);
+    if (std::isfinite(x) && std::fabs(x) < 1e30f)
+      std::printf("%.9g\\n", jitmk::vm::activate<jitmk::vm::Activation::{activation.name}>(x));
+  }}
+  std::printf("%.9g\\n", jitmk::vm::activate<jitmk::vm::Activation::{activation.name}>(__uint_as_float(0x7fc00000)));"""
+    *found, nan = (float(row[0]) for row in run_on_host(_device("vm/activation.cuh"), main, tmp_path))
+    expected = apply_activation(activation, _bf16_everywhere())
+    # Where 1 + erf or 1 + tanh is near 0, torch's fp32 has few bits left: both are off by about 1e-7.
+    torch.testing.assert_close(torch.tensor(found), expected, rtol=1e-5, atol=1e-6)
+    assert math.isnan(nan)
+
+
+@pytest.mark.parametrize("cap", [2.0, 50.0])
+def test_soft_caps_are_those_of_torch(cap: float, tmp_path: Path) -> None:
+    main = f"""
+  for (int i = -4000; i <= 4000; i++) std::printf("%.9g\\n", jitmk::vm::soft_cap(i * 0.25f, {cap}f));
+  const float far[] = {{1e30f, -1e30f, INFINITY, -INFINITY}};
+  for (float x : far) std::printf("%.9g\\n", jitmk::vm::soft_cap(x, {cap}f));"""
+    found = torch.tensor([float(row[0]) for row in run_on_host(_device("vm/activation.cuh"), main, tmp_path)])
+    far = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    expected = torch.cat((torch.tanh(torch.arange(-4000, 4001) * 0.25 / cap), far)) * cap
+    torch.testing.assert_close(found, expected, rtol=0, atol=cap * 5e-7)
+
+
+def test_splits_of_a_window_cover_the_same_positions(tmp_path: Path) -> None:
+    """Tiles that a unit loads, and the positions of them that count, for every position, window and split."""
+    windows, splits, positions = (0, 1, 2, 15, 16, 17, 40), (1, 3), range(66)
+    shape = """struct Shape {
+  static constexpr bool WINDOW = true, APPEND = true;
+  static constexpr int RATIO = 1, GROUP = 1, GROUPS_PER_KV_HEAD = 1;
+};
+"""
+    calls = "\n".join(
+        f"  for (int p = 0; p < {len(positions)}; p++) for (int s = 0; s < {of}; s++) {{"
+        f" const jitmk::vm::AttentionUnit<Shape> u(s, {of}, p, {window});"
+        f' std::printf("{window} {of} %d %d %d %d %d\\n", p, s, u.oldest, u.first_tile, u.last_tile); }}'
+        for window in windows
+        for of in splits
+    )
+    rows = run_on_host(_device("vm/attention.cuh") + shape, calls, tmp_path)
+    assert len(rows) == len(windows) * sum(splits) * len(positions)
+    for row in rows:
+        window, of, position, split, oldest, first, last = map(int, row)
+        loaded = range(max(first * TILE_POSITIONS, oldest), min(last * TILE_POSITIONS, position))
+        expected = old_positions(position, split, of, window)
+        assert list(loaded) == list(expected), row
+        assert first <= last and (last - first) * TILE_POSITIONS < len(expected) + 2 * TILE_POSITIONS, row
+
+
+@pytest.mark.parametrize(("head_dim", "rotary_dim"), [(64, 64), (80, 32), (96, 96), (128, 96), (256, 256), (64, 0)])
+def test_quads_of_a_head_hold_what_rotates_together(head_dim: int, rotary_dim: int, tmp_path: Path) -> None:
+    main = f"""
+  using Quads = jitmk::vm::HeadQuads<{head_dim}, {rotary_dim}>;
+  for (int q = 0; q < Quads::QUADS; q++) std::printf("%d %d\\n", Quads::low(q), Quads::high(q));"""
+    words = [tuple(map(int, row)) for row in run_on_host(_device("vm/head.cuh"), main, tmp_path)]
+    assert sorted(word for pair in words for word in pair) == list(range(head_dim // 2))
+    for quad, (low, high) in enumerate(words[: rotary_dim // 4]):
+        assert (low, high - low) == (quad, rotary_dim // 4)
+
+
+def test_moments_of_parts_are_those_of_the_whole(tmp_path: Path) -> None:
+    """A mean that is large beside the deviation costs nothing; a warp without values counts for nothing."""
+    x = torch.randn(300, generator=torch.Generator().manual_seed(1)) + 1000
+    parts = [*torch.split(x, 50), torch.empty(0), torch.empty(0)]
+    moments = [(len(p), p.mean().item() if len(p) else 0.0, ((p - p.mean()) ** 2).sum().item()) for p in parts]
+    text = ", ".join("{" + ", ".join(float_literal(value) for value in part) + "}" for part in moments)
+    main = f"""
+  using namespace jitmk::vm;
+  const Moments part[8] = {{{text}}};
+  const Normaliser layer = pool<NormKind::LAYER>(part, 300, 1e-5f);
+  std::printf("%.9g %.9g\\n", layer.mean, layer.scale);"""
+    ((mean, scale),) = run_on_host(_device("vm/moments.cuh"), main, tmp_path)
+    assert float(mean) == pytest.approx(x.double().mean().item(), rel=1e-6)
+    assert float(scale) == pytest.approx(torch.rsqrt(x.double().var(unbiased=False) + 1e-5).item(), rel=1e-5)

@@ -11,6 +11,7 @@ import pytest
 
 from jitmk.arch import GpuArch
 from jitmk.codegen import KERNEL_NAME, render
+from jitmk.codegen.prefill import render_prefill
 from jitmk.engine.step_programs import kernel_variants
 from jitmk.errors import CodegenError, CompileError
 from jitmk.resources import headers_dir, templates_dir
@@ -48,9 +49,12 @@ def test_a_missing_variable_is_an_error(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_every_header_once_and_nothing_left_to_include() -> None:
-    source = render(kernel_variants(SPEC), SPEC, ARCH)
-    assert "#include" not in source and "#pragma once" not in source
-    used = re.findall(r'^#line 1 "csrc_headers/(.+)"$', source, re.MULTILINE)
+    used: set[str] = set()
+    for source in (render(kernel_variants(SPEC), SPEC, ARCH), render_prefill(SPEC)):
+        assert "#include" not in source and "#pragma once" not in source
+        names = re.findall(r'^#line 1 "csrc_headers/(.+)"$', source, re.MULTILINE)
+        assert len(names) == len(set(names))
+        used |= set(names)
     there = [str(path.relative_to(headers_dir())) for path in sorted(headers_dir().rglob("*.cuh"))]
     assert sorted(used) == there, "each header once, and no header that nothing includes"
 

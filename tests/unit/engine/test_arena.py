@@ -16,6 +16,8 @@ from jitmk.model.shard import StoredRows
 from jitmk.model.spec import ModelSpec, Role, WeightKey
 from jitmk.program.packing import unpack
 from jitmk.program.weights import plan_weights
+from jitmk.reference.weights import ReferenceWeights
+from tests.support.features import FEATURES, feature_spec
 from tests.support.tiny import tiny_spec
 
 CPU = torch.device("cpu")
@@ -154,3 +156,19 @@ def test_what_does_not_fit_is_refused_before_anything_is_read(monkeypatch: pytes
         with pytest.raises(jitmk.DeviceMemoryError, match=r"weights [\d.]+ kB, KV cache 5 MB.* 100 kB are free"):
             load(plan_weights(spec), source, CPU, also_needed={"KV cache": 5_000_000})
         assert source.asked == 0
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_part_of_a_model_is_loaded(name: str) -> None:
+    """Offsets of norms, weights of heads, learned positions: as the reference has them from the checkpoint."""
+    spec = feature_spec(name)
+    plan, source = plan_weights(spec), RandomCheckpoint(spec)
+    expected = ReferenceWeights(spec, source)
+    for weights in (load_weights(plan, source, CPU), load_resident(plan, source, CPU)):
+        for vector in plan.vectors:
+            assert torch.equal(weights.vector(vector), expected.vector(vector)), vector
+        for matrix in plan.matrices:
+            assert torch.equal(weights.matrix(matrix), expected.matrix(matrix)), matrix
+        if spec.learned_positions:
+            positions = torch.tensor([3, 0, 255])
+            assert torch.equal(weights.position_embedding(positions), expected.position_embedding(positions))

@@ -10,6 +10,7 @@ from jitmk.engine.schedule_backend import ScheduleBackend
 from jitmk.engine.torch_backend import TorchBackend
 from jitmk.model.checkpoint import RandomCheckpoint
 from jitmk.program.weights import plan_weights
+from tests.support.features import FEATURES, feature_spec
 from tests.support.tiny import tiny_spec
 
 CPU = torch.device("cpu")
@@ -100,3 +101,26 @@ def test_a_key_that_was_stored_wrong_is_found(checker: StepChecker) -> None:
     checks = list(checker.check(Observation(seen.token, seen.position, seen.outputs, corrupted, seen.rounds)))
     first = unsound(checks)[0]
     assert first.phase == "layers.1.attention (cache)" and first.rows == (2 * SPEC.head_dim + 7,)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_part_of_a_model(name: str) -> None:
+    spec = feature_spec(name)
+    plan, source = plan_weights(spec), RandomCheckpoint(spec)
+    checker = StepChecker(spec, load_resident(plan, source, CPU))
+    own = ReferenceBackend(spec, plan, source, 64)
+    assert {check.worst for check in checker.check(observe(own, 25))} == {0.0}
+    plain = TorchBackend(spec, plan, source, CPU, 64)
+    assert unsound(list(checker.check(observe(plain, 25, rounds=False)))) == []
+    split = ReferenceBackend(spec, plan, source, 64, splits=3)
+    seen = observe(split, 25)
+    assert unsound(list(checker.check(seen))) == []
+    # Every buffer matters: a value that is off is found in the phase that wrote it.
+    for check in list(checker.check(seen)):
+        if check.buffer in seen.outputs:
+            row, values = seen.outputs[check.buffer].shape[0] // 2, seen.outputs[check.buffer]
+            kept = values[row].clone()
+            values[row] += 0.25 * values.square().mean().sqrt() + 0.05 * values[row].abs()
+            found = unsound(list(checker.check(seen)))
+            assert check.buffer in {one.buffer for one in found}, check
+            values[row] = kept

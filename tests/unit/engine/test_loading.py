@@ -18,6 +18,7 @@ from jitmk.engine.resident import load_resident
 from jitmk.errors import CheckpointError
 from jitmk.model.checkpoint import Checkpoint, RandomCheckpoint
 from jitmk.model.families import LoadedFamily, TensorRef, spec_from_config
+from jitmk.model.families.base import InterleavedPairs
 from jitmk.model.spec import Role, WeightKey, weight_shapes
 from jitmk.program.weights import plan_weights
 from tests.unit.model.configs import llama_config
@@ -29,7 +30,8 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def unusual_family() -> LoadedFamily:
-    """The model with the first layer's QKV in one tensor and its up projection stored transposed."""
+    """The model with the first layer's QKV in one tensor and its up projection stored transposed, and with pairs of the
+    second layer's keys side by side."""
     refs, begin = dict(FAMILY.tensors), 0
     for role in (Role.Q, Role.K, Role.V):
         key = WeightKey(role, 0)
@@ -37,6 +39,7 @@ def unusual_family() -> LoadedFamily:
         refs[key] = TensorRef(QKV, (begin, begin + rows))
         begin += rows
     refs[WeightKey(Role.UP, 0)] = TensorRef(UP, transpose=True)
+    refs[WeightKey(Role.K, 1)] = TensorRef("h.1.k", row_order=InterleavedPairs(FAMILY.spec.head_dim))
     return LoadedFamily(FAMILY.spec, refs)
 
 
@@ -82,7 +85,8 @@ def test_only_what_does_not_lie_in_rows_is_taken_whole(checkpoint: Checkpoint, m
 
     monkeypatch.setattr(Checkpoint, "tensor", tensor)
     load_weights(plan_weights(FAMILY.spec), checkpoint, CPU)
-    assert [key for key in asked if len(weight_shapes(FAMILY.spec)[key]) == 2] == [WeightKey(Role.UP, 0)]
+    matrices = [key for key in asked if len(weight_shapes(FAMILY.spec)[key]) == 2]
+    assert matrices == [WeightKey(Role.UP, 0), WeightKey(Role.K, 1)]
 
 
 def test_a_file_that_is_cut_while_it_is_read(checkpoint: Checkpoint) -> None:

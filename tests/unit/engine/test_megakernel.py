@@ -43,7 +43,7 @@ class PretendedLauncher:
 def backend(follows: bool = True) -> tuple[MegakernelBackend, PretendedLauncher]:
     made, launcher = MegakernelBackend.__new__(MegakernelBackend), PretendedLauncher(follows)
     one = SimpleNamespace()
-    programs = SimpleNamespace(for_context=lambda _: one)
+    programs = SimpleNamespace(for_context=lambda _: one, expect=lambda first, last: None)
     made.__dict__.update(_closed=False, _launcher=launcher, _programs=programs)
     return made, launcher
 

@@ -9,11 +9,39 @@ from jitmk.arch import GpuArch
 from jitmk.engine.step_programs import StepPrograms, kernel_variants
 from jitmk.engine.tuning import Tuning
 from jitmk.errors import ConfigError
+from jitmk.program.lowering import lower
 from jitmk.program.weights import plan_weights
+from jitmk.schedule.cost import split_ladder
+from tests.support.features import FEATURES, feature_spec
 from tests.support.tiny import tiny_spec
 
 SPEC = tiny_spec()
 FEW_SMS = GpuArch.parse("sm_90a", sm_count=16)
+ONE_SPLIT = Tuning(3, 2, "round_robin", ((0, 1),))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", FEATURES)
+def test_one_kernel_runs_every_number_of_splits(name: str, fused: bool) -> None:
+    spec = feature_spec(name)
+    variants = kernel_variants(spec, fused)
+    names = [variant.name for variant in variants]
+    assert len(names) == len(set(names)), "names tell variants apart in errors and traces"
+    for splits in (1, 2, 3, 16):
+        assert set(lower(spec, splits, fused=fused).variants) <= set(variants)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_programs_are_made_once_and_fit_the_arena(fused: bool) -> None:
+    spec, arch = feature_spec("two-ropes"), GpuArch.parse("sm_90a", sm_count=12)
+    prepared = StepPrograms(spec, plan_weights(spec), arch, torch.device("cpu"), ONE_SPLIT, fused=fused)
+    for splits in split_ladder(spec, arch.sm_count)[:3]:
+        program = prepared.for_splits(splits)
+        assert program is prepared.for_splits(splits) and program.program.splits == splits
+        assert program.program.arena_words <= prepared.largest_arena_words()
+        assert program.program == lower(spec, splits, fused=fused)
+        assert program.variants == prepared.variants == kernel_variants(spec, fused)
+        assert program.instruction(0, 0) is not None and program.queues.shape[0] == arch.sm_count
 
 
 def programs(tuning: Tuning) -> StepPrograms:
@@ -28,7 +56,7 @@ def test_the_tuning_says_how_many_splits() -> None:
 
 
 def test_another_tuning_takes_over_at_once() -> None:
-    prepared = programs(Tuning(3, 2, "round_robin", ((0, 1),)))
+    prepared = programs(ONE_SPLIT)
     before = prepared.for_context(50)
     prepared.tuning = Tuning(3, 2, "wave", ((0, 1), (40, 2)))
     assert prepared.for_context(50).program.splits == 2
@@ -39,7 +67,7 @@ def test_another_tuning_takes_over_at_once() -> None:
 
 
 def test_the_arena_holds_every_number_of_splits() -> None:
-    prepared = programs(Tuning(3, 2, "round_robin", ((0, 1),)))
+    prepared = programs(ONE_SPLIT)
     assert all(prepared.for_splits(n).program.arena_words <= prepared.largest_arena_words() for n in (1, 2, 3, 8))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,16 @@ from safetensors.torch import save_file
 from jitmk.errors import CheckpointError
 from jitmk.model.checkpoint import Checkpoint, RandomCheckpoint, WeightSource
 from jitmk.model.families import LoadedFamily, TensorRef, spec_from_config
-from jitmk.model.spec import Role, WeightKey, weight_shapes
+from jitmk.model.spec import (
+    NormKind,
+    NormSpec,
+    QkNorm,
+    QkNormScope,
+    Role,
+    WeightKey,
+    weight_offset,
+    weight_shapes,
+)
 from tests.unit.model.configs import llama_config
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -257,6 +267,22 @@ def test_random_weights_are_reproducible_and_in_scale(family: LoadedFamily) -> N
     half = RandomCheckpoint(family.spec, 3, torch.bfloat16)
     assert torch.equal(half.tensor(q0), first.tensor(q0).bfloat16())
     assert (first.nbytes, half.nbytes) == (4 * family.spec.parameters, 2 * family.spec.parameters)
+
+
+def test_random_norms_are_about_one_whatever_is_added_to_them() -> None:
+    """A norm whose stored weight lacks 1 is stored about 0; its biases, and those of layer norms, are small."""
+    rms = spec_from_config(llama_config()).spec
+    qk_norm = QkNorm(NormKind.RMS, 1e-6, QkNormScope.HEAD_WEIGHTS, offset=1.0)
+    stored_minus_one = replace(rms, norm=NormSpec(NormKind.RMS, 1e-6, offset=1.0), qk_norm=qk_norm, post_norm=True)
+    source = RandomCheckpoint(stored_minus_one, 3, torch.float32)
+    for role in (Role.ATTENTION_NORM, Role.ATTENTION_POST_NORM, Role.MLP_POST_NORM, Role.Q_NORM, Role.K_NORM):
+        weight = source.tensor(WeightKey(role, 1))
+        assert weight.mean().item() == pytest.approx(0.0, abs=0.05), role
+        assert weight.std().item() == pytest.approx(0.1, rel=0.3), role
+        assert weight_offset(stored_minus_one, role) == 1.0
+    layer = RandomCheckpoint(replace(rms, norm=NormSpec(NormKind.LAYER, 1e-6, bias=True)), 3, torch.float32)
+    assert layer.tensor(WeightKey(Role.FINAL_NORM)).mean().item() == pytest.approx(1.0, abs=0.05)
+    assert layer.tensor(WeightKey(Role.FINAL_NORM_BIAS)).mean().item() == pytest.approx(0.0, abs=0.05)
 
 
 @settings(deadline=None, max_examples=30)

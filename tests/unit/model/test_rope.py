@@ -28,17 +28,26 @@ def tolerance(last_position: int) -> float:
 
 
 @st.composite
-def rope_objects(draw: st.DrawFn) -> dict[str, Any]:
+def rope_objects(draw: st.DrawFn, head_dim: int) -> dict[str, Any]:
     """A rope object of any kind, without its theta."""
     kind = draw(st.sampled_from([kind.value for kind in RopeKind]))
     values: dict[str, Any] = {"rope_type": kind}
     if kind == "default":
         return values
     values["factor"] = draw(st.floats(1, 64))
+    if kind == "longrope":
+        for key in ("short_factor", "long_factor"):
+            # A list is drawn by its ends: what matters is that its numbers differ.
+            low, high = draw(st.floats(0.5, 4)), draw(st.floats(4, 64))
+            values[key] = torch.linspace(low, high, head_dim // 2).tolist()
+        if draw(st.booleans()):
+            values["attention_factor"] = draw(st.floats(0.5, 2))
+        if draw(st.booleans()):
+            del values["factor"]
     if kind == "llama3":
         low = draw(st.floats(0.5, 2))
         values |= {"low_freq_factor": low, "high_freq_factor": low * draw(st.floats(1.5, 8))}
-    if kind in ("llama3", "yarn") and draw(st.booleans()):
+    if kind in ("llama3", "yarn", "longrope") and draw(st.booleans()):
         values["original_max_position_embeddings"] = draw(st.integers(16, 4096))
     if kind == "yarn":
         optional = {
@@ -56,9 +65,10 @@ def rope_objects(draw: st.DrawFn) -> dict[str, Any]:
 @st.composite
 def configs(draw: st.DrawFn) -> dict[str, Any]:
     """A Llama config with any rope, in either spelling."""
-    rope, theta = draw(rope_objects()), draw(st.floats(100, 1e6))
+    head_dim = draw(st.sampled_from([64, 80, 96, 128, 256]))
+    rope, theta = draw(rope_objects(head_dim)), draw(st.floats(100, 1e6))
     config = llama_config(
-        head_dim=draw(st.sampled_from([64, 80, 96, 128, 256])),
+        head_dim=head_dim,
         max_position_embeddings=draw(st.integers(16, 512)),
         rope_theta=None,
     )
@@ -93,7 +103,7 @@ def expected(module: LlamaRotaryEmbedding, positions: range) -> tuple[torch.Tens
 @settings(deadline=None, max_examples=150)
 @given(configs(), st.integers(1, 600))
 def test_prefill_and_decode_agree_with_transformers(config: dict[str, Any], prompt_length: int) -> None:
-    rope = spec_from_config(config).spec.rope
+    rope = spec_from_config(config).spec.ropes[0]
     module = their_module(config)
     ours = rope_table(rope, range(prompt_length), prompt_length)
     bound = tolerance(prompt_length) * max(1.0, rope.attention_factor)
@@ -106,18 +116,20 @@ def test_prefill_and_decode_agree_with_transformers(config: dict[str, Any], prom
         torch.testing.assert_close((ours[0][row], ours[1][row]), (cos[0], sin[0]), rtol=0, atol=bound)
 
 
-@pytest.mark.parametrize("kind", ["default", "linear", "llama3", "yarn"])
+@pytest.mark.parametrize("kind", ["default", "linear", "llama3", "yarn", "longrope"])
 def test_static_kinds_are_bit_exact_at_long_contexts(kind: str) -> None:
     rope: dict[str, Any] = {"rope_type": kind, "rope_theta": 500000.0}
     if kind != "default":
         rope["factor"] = 32.0
-    if kind in ("llama3", "yarn"):
+    if kind in ("llama3", "yarn", "longrope"):
         rope["original_max_position_embeddings"] = 8192
     if kind == "llama3":
         rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    if kind == "longrope":
+        rope |= {"short_factor": [1.0] * 32, "long_factor": [1.0 + i / 3 for i in range(32)]}
     config = llama_config(rope_theta=None, rope_parameters=rope, max_position_embeddings=262144)
     positions = range(131000, 131072)
-    ours = rope_table(spec_from_config(config).spec.rope, positions, 0)
+    ours = rope_table(spec_from_config(config).spec.ropes[0], positions, 0)
     theirs = expected(their_module(config), positions)
     assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
 
@@ -143,6 +155,20 @@ def test_positions_may_be_a_tensor_in_any_order() -> None:
     table = rope_table(rope, range(6), 6)
     assert cos.dtype == torch.float32 and cos.shape == (3, 48)
     assert torch.equal(cos, table[0][[5, 0, 2]]) and torch.equal(sin, table[1][[5, 0, 2]])
+
+
+def test_longrope_switches_at_the_pretrained_context() -> None:
+    short, long = (1.0, 2.0), (3.0, 5.0)
+    rope = RopeSpec(RopeKind.LONGROPE, 10000.0, 4, original_max_positions=8, short_factors=short, long_factors=long)
+    frequencies = torch.tensor([1.0, 0.01])
+    positions = torch.arange(12)[:, None]
+    of_short = (positions * (frequencies / torch.tensor(short))).cos()
+    of_long = (positions * (frequencies / torch.tensor(long))).cos()
+    decode = rope_table(rope, range(12), 0)[0]  # row p is for a sequence of p + 1 tokens
+    torch.testing.assert_close(decode, torch.cat([of_short[:8], of_long[8:]]))
+    torch.testing.assert_close(rope_table(rope, range(8), 8)[0], of_short[:8])
+    torch.testing.assert_close(rope_table(rope, range(9), 9)[0], of_long[:9])
+    torch.testing.assert_close(inverse_frequencies(rope), frequencies / torch.tensor(short))
 
 
 def test_linear_rope_divides_the_frequencies() -> None:

@@ -7,12 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jitmk.errors import ConfigError
-from jitmk.model.spec import ModelSpec
-from jitmk.program.isa import OPERANDS
+from jitmk.model.spec import ModelSpec, NormKind
+from jitmk.program.configs import MAX_GROUP, AttentionConfig, Epilogue, MatvecConfig, NormConfig, Prologue
+from jitmk.program.fusion import Fusion
+from jitmk.program.isa import NO_OPERAND, OPERANDS
 from jitmk.program.lowering import lower
-from jitmk.program.program import MAX_GROUP, AttentionConfig, BufferKind
+from jitmk.program.program import BufferKind, Phase, Program
+from jitmk.program.rope_layout import rope_offset
 from jitmk.program.weights import plan_weights
 from jitmk.schedule.verify import verify_program
+from tests.support.features import FEATURES, any_fusions, any_specs, feature_spec
+from tests.support.programs import phase_index
 from tests.support.tiny import tiny_spec
 
 
@@ -29,6 +34,150 @@ def test_splits_add_a_phase_that_merges() -> None:
     attention = program.phases[names.index("layers.0.attention")]
     assert attention.units == 2 * 3, "two key/value heads, three splits"
     assert attention.buffers["output"].kind is BufferKind.FP32
+
+
+def layer_phases(name: str, layer: int = 1, **arguments: Any) -> list[str]:
+    """The phases of a layer of a feature's program, in order."""
+    prefix = f"layers.{layer}."
+    names = [phase.name for phase in lower(feature_spec(name), **arguments).phases]
+    return [phase.removeprefix(prefix) for phase in names if phase.startswith(prefix)]
+
+
+PHASES = {
+    "sandwich": ["qkv", "attention", "o_proj", "gate_up", "attention_add", "down"],
+    "post-norm": ["qkv", "q_norm", "k_norm", "attention", "o_proj", "gate_up", "attention_add", "down"],
+    "learned-positions": ["qkv", "attention", "o_proj", "up", "down"],
+    "multipliers": ["qkv", "attention", "o_proj", "gate_up", "down"],
+    "parallel": ["qkv", "gate_up", "q_norm", "k_norm", "attention", "o_proj", "down"],
+}
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_phases_of_a_fused_layer(name: str) -> None:
+    assert layer_phases(name) == PHASES[name]
+
+
+def test_a_sandwich_publishes_the_residual_beside_the_projection_that_makes_it_for_itself() -> None:
+    names = [phase.name for phase in lower(feature_spec("sandwich")).phases]
+    assert names.index("layers.0.mlp_add") == names.index("layers.1.qkv") + 1
+    assert names.index("layers.0.attention_add") == names.index("layers.0.gate_up") + 1
+    assert "layers.1.mlp_add" not in names, "nobody reads the residual behind the last block"
+
+
+def test_phases_of_an_unfused_layer() -> None:
+    own = ["qkv", "q_norm", "k_norm", "rope", "value_copy", "kv_append", "attention", "o_proj"]
+    mlp = ["gate_up", "activation", "down", "mlp_add"]
+    assert layer_phases("two-ropes", fused=False) == ["attention_norm", *own, "attention_add", "mlp_norm", *mlp]
+    assert layer_phases("parallel", fused=False) == [
+        "attention_norm",
+        "qkv",
+        "gate_up",
+        "activation",
+        *own[1:],
+        "down",
+        "block_add",
+        "mlp_add",
+    ]
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_unfused_matvecs_only_multiply(name: str) -> None:
+    program = lower(feature_spec(name), fused=False)
+    for variant in program.variants:
+        if isinstance(variant.config, MatvecConfig):
+            assert variant.config.epilogue in (Epilogue.STORE, Epilogue.LOGITS)
+            assert variant.config.prologue is Prologue.NONE and variant.config.post is None
+        if isinstance(variant.config, AttentionConfig):
+            assert not variant.config.append and variant.config.rotary_dim == 0 and variant.config.qk_norm is None
+
+
+def phase_of(program: Program, name: str) -> Phase:
+    return program.phases[phase_index(program, name)]
+
+
+def test_layers_differ_in_operands_and_share_code() -> None:
+    program = lower(feature_spec("sandwich"))
+    first, second = (phase_of(program, f"layers.{layer}.attention") for layer in range(2))
+    assert first.variant == second.variant
+    assert (first.numbers["window"], second.numbers["window"]) == (7, 0)
+    config = first.variant.config
+    assert isinstance(config, AttentionConfig) and config.window and config.soft_cap == 2.0 and config.scale == 0.1
+
+
+def test_layers_name_their_rope() -> None:
+    spec = feature_spec("two-ropes")
+    program = lower(spec)
+    phases = [phase_of(program, f"layers.{layer}.attention") for layer in range(3)]
+    assert [phase.numbers["rope"] for phase in phases] == [rope_offset(spec, 1), rope_offset(spec, 0), NO_OPERAND]
+    assert phases[1].variant == phases[2].variant, "a layer without rotation runs the code of those with it"
+    dims = [phase.variant.config.rotary_dim for phase in phases if isinstance(phase.variant.config, AttentionConfig)]
+    assert dims == [32, 64, 64]
+
+
+def test_prologues_and_epilogues_say_what_they_do() -> None:
+    program = lower(feature_spec("layer-post-norm"))
+    gate_up, head = phase_of(program, "layers.0.gate_up"), phase_of(program, "lm_head")
+    for phase, norm, post in (
+        (gate_up, "layers.0.mlp_norm", "layers.0.attention_post_norm"),
+        (head, "final_norm", "layers.1.mlp_post_norm"),
+    ):
+        config = phase.variant.config
+        assert isinstance(config, MatvecConfig) and config.prologue is Prologue.LAYER
+        assert config.post is NormKind.LAYER and config.post_bias and config.norm_bias and config.post_scale == 0.5
+        assert (config.input_copies, config.residual_copies) == (2, 2)
+        assert {name: phase.vectors[name] for name in ("norm", "norm_bias", "post_norm", "post_norm_bias")} == {
+            "norm": norm,
+            "norm_bias": norm + "_bias",
+            "post_norm": post,
+            "post_norm_bias": post + "_bias",
+        }
+    granite = lower(feature_spec("multipliers"))
+    for name, epilogue, scale in (("layers.0.o_proj", Epilogue.RESIDUAL, 0.25), ("lm_head", Epilogue.LOGITS, 0.5)):
+        config = phase_of(granite, name).variant.config
+        assert isinstance(config, MatvecConfig) and (config.epilogue, config.scale) == (epilogue, scale)
+
+
+def test_a_parallel_block_publishes_no_sum_that_nobody_reads() -> None:
+    program = lower(feature_spec("parallel"))
+    o_proj, down = (phase_of(program, f"layers.0.{name}") for name in ("o_proj", "down"))
+    assert "output" not in o_proj.buffers and "output" in down.buffers
+    assert down.buffers["residual_in"] == o_proj.buffers["residual_out"]
+    assert phase_of(program, "layers.0.qkv").buffers["input"] == phase_of(program, "layers.0.gate_up").buffers["input"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(any_specs(), any_fusions(), st.sampled_from((1, 3)))
+def test_any_combination_is_sound(spec: ModelSpec, fusion: Fusion, splits: int) -> None:
+    program, plan = lower(spec, splits, fused=fusion), plan_weights(spec)
+    verify_program(program)
+    for phase in program.phases:
+        assert set(phase.vectors.values()) <= set(plan.vectors)
+        assert set(phase.matrices.values()) <= set(plan.matrices)
+        operands = OPERANDS[phase.variant.opcode]
+        assert set(phase.buffers) | set(phase.vectors) | set(phase.matrices) | set(phase.numbers) <= set(operands)
+    used = [name for phase in program.phases for name in (*phase.vectors.values(), *phase.matrices.values())]
+    assert set(plan.vectors) | set(plan.matrices) == set(used), "every weight has a reader"
+
+
+@settings(max_examples=40, deadline=None)
+@given(any_specs(), any_fusions(), st.sampled_from((1, 3)))
+def test_configs_know_the_copies_of_their_buffers(spec: ModelSpec, fusion: Fusion, splits: int) -> None:
+    """Device code works out from its config alone where the copies of a buffer lie."""
+    for phase in lower(spec, splits, fused=fusion).phases:
+        config, buffers = phase.variant.config, phase.buffers
+        output = buffers.get("output")
+        if hasattr(config, "output_copies"):
+            assert config.output_copies == (0 if output is None else output.copies), phase.name
+        else:
+            assert output is None or output.copies == 1, phase.name
+        if "residual_out" in buffers:
+            assert getattr(config, "residual_copies", None) == buffers["residual_out"].copies, phase.name
+        if isinstance(config, MatvecConfig):
+            assert config.input_copies == buffers["input"].copies, phase.name
+            if config.post is not None:
+                assert config.residual_copies == buffers["residual_in"].copies, phase.name
+        if isinstance(config, NormConfig) and config.output_copies > 1:
+            assert output is not None and output.values == config.groups * config.group
 
 
 @st.composite
@@ -58,13 +207,12 @@ def test_every_program_is_sound(spec: ModelSpec, splits: int) -> None:
     for phase in program.phases:
         assert set(phase.buffers) <= set(OPERANDS[phase.variant.opcode])
         assert phase.weights is None or phase.weights in plan.matrices
-        for vector in (phase.norm, phase.bias):
-            assert vector is None or vector in plan.vectors
+        assert set(phase.vectors.values()) <= set(plan.vectors)
         layout = getattr(phase.variant.config, "layout", None)
         if layout is not None and phase.weights is not None:
             assert plan.matrices[phase.weights].layout == layout
-            if phase.bias is not None:
-                assert plan.vectors[phase.bias].values == layout.rows
+            if "bias" in phase.vectors:
+                assert plan.vectors[phase.vectors["bias"]].values == layout.rows
 
 
 @settings(max_examples=40, deadline=None)

@@ -7,6 +7,7 @@ import pytest
 from jitmk.model.spec import Role, WeightKey, weight_shapes
 from jitmk.program.packing import GRAIN_BYTES
 from jitmk.program.weights import Join, plan_weights
+from tests.support.features import FEATURES, feature_spec
 from tests.support.tiny import tiny_spec
 
 CHANGES: list[dict[str, Any]] = [
@@ -14,6 +15,7 @@ CHANGES: list[dict[str, Any]] = [
     {"tied_embeddings": True},
     {"qkv_bias": True, "o_bias": True, "mlp_bias": True},
     {"qkv_bias": True, "num_layers": 3, "intermediate_size": 112, "vocab_size": 7},
+    *FEATURES.values(),
 ]
 
 
@@ -58,3 +60,26 @@ def test_tied_embeddings_are_stored_once() -> None:
     plan = plan_weights(tiny_spec(tied_embeddings=True))
     assert "embedding" not in plan.matrices
     assert plan.matrices["lm_head"].keys == (WeightKey(Role.EMBEDDING),)
+
+
+def test_vectors_of_norms() -> None:
+    plan = plan_weights(feature_spec("two-ropes"))
+    assert plan.vectors["layers.2.q_norm"].addend == 1.0 and plan.vectors["final_norm"].addend == 0.0
+    assert plan.vectors["layers.0.q_norm"].values == 64
+    sandwich = plan_weights(feature_spec("sandwich")).vectors
+    names = ("attention_norm", "attention_post_norm", "mlp_norm", "mlp_post_norm")
+    assert all(sandwich[f"layers.1.{name}"].addend == 1.0 for name in names)
+    weights_of_heads = plan_weights(feature_spec("parallel")).vectors
+    assert weights_of_heads["layers.0.q_norm"].values == 4 * 64, "[heads, head_dim], flattened"
+    assert "layers.0.mlp_norm" not in weights_of_heads
+    layer_norm = plan_weights(feature_spec("learned-positions")).vectors
+    assert {"final_norm_bias", "layers.0.attention_norm_bias", "layers.1.mlp_norm_bias"} <= set(layer_norm)
+
+
+def test_a_plain_mlp_and_learned_positions() -> None:
+    spec = feature_spec("learned-positions")
+    plan = plan_weights(spec)
+    assert plan.matrices["layers.0.up"].keys == (WeightKey(Role.UP, 0),) and "layers.0.gate_up" not in plan.matrices
+    assert plan.vectors["layers.0.up_bias"].values == spec.intermediate_size
+    positions = plan.matrices["position_embedding"]
+    assert not positions.packed and positions.layout.rows == spec.max_positions

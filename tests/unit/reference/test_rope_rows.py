@@ -13,7 +13,7 @@ def test_rows_are_those_of_the_table() -> None:
         spec = tiny_spec(rope=kind)
         rows = RopeRows(spec)
         for prompt_length in (0, 600):
-            cos, sin = rope_table(spec.rope, range(600), prompt_length)
+            cos, sin = rope_table(spec.ropes[0], range(600), prompt_length)
             for position in (0, 255, 256, 599):
                 row_cos, row_sin = rows.at(position, prompt_length)
                 # torch's power may differ in the last bit with the size of its input: 2^-23 of an angle of up to 599.

@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jitmk.engine.philox import gumbel
 from jitmk.errors import ConfigError, ScheduleError
 from jitmk.model.checkpoint import RandomCheckpoint
 from jitmk.model.spec import ModelSpec
+from jitmk.program.barriers import with_barriers
+from jitmk.program.fusion import Fusion
 from jitmk.program.lowering import lower
 from jitmk.program.program import Buffer, Phase
 from jitmk.reference.interleaving import (
@@ -29,6 +33,7 @@ from jitmk.schedule.build import make_schedule
 from jitmk.schedule.policies import POLICIES
 from jitmk.schedule.schedule import Schedule
 from jitmk.schedule.verify import verify
+from tests.support.features import FEATURES, any_fusions, any_specs, feature_spec
 from tests.support.programs import phase_index, place_of, with_queue
 from tests.support.tiny import tiny_spec
 
@@ -36,6 +41,7 @@ SPECS = {
     "plain": tiny_spec(),
     "mqa": tiny_spec(num_heads=16, num_kv_heads=1, num_layers=1),
     "biases": tiny_spec(qkv_bias=True, o_bias=True, mlp_bias=True, num_heads=6, head_dim=80, num_layers=1),
+    **{name: feature_spec(name) for name in FEATURES if name != "plain"},
 }
 STEPS = 20
 SAMPLING: dict[str, Any] = {"temperature": 0.9, "seed": 11}
@@ -47,11 +53,14 @@ def weights_of(name: str) -> ReferenceWeights:
 
 
 @cache
-def expected(name: str, splits: int) -> tuple[list[int], torch.Tensor, dict[str, torch.Tensor]]:
+def expected(
+    name: str, splits: int, fused: bool = True, steps: int = STEPS
+) -> tuple[list[int], torch.Tensor, dict[str, torch.Tensor]]:
     """Tokens and logits of every step, and the buffers after the last, by the reference machine."""
-    machine = ReferenceMachine(SPECS[name], weights_of(name), splits=splits, noise=gumbel, sums=torch.float64)
+    weights = weights_of(name)
+    machine = ReferenceMachine(SPECS[name], weights, splits=splits, fused=fused, noise=gumbel, sums=torch.float64)
     tokens, logits = [5], []
-    for position in range(STEPS):
+    for position in range(steps):
         result = machine.step(tokens[-1], position, want_logits=True, **SAMPLING)
         tokens.append(result.token)
         assert result.logits is not None
@@ -59,8 +68,8 @@ def expected(name: str, splits: int) -> tuple[list[int], torch.Tensor, dict[str,
     return tokens[1:], torch.stack(logits), dict(machine.outputs())
 
 
-def scheduled(name: str, splits: int = 1, sms: int = 6, policy: str = "round_robin") -> Schedule:
-    schedule = make_schedule(lower(SPECS[name], splits), sms, policy)
+def scheduled(name: str, splits: int = 1, sms: int = 6, policy: str = "round_robin", *, fused: bool = True) -> Schedule:
+    schedule = make_schedule(lower(SPECS[name], splits, fused=fused), sms, policy)
     verify(schedule)
     return schedule
 
@@ -69,18 +78,26 @@ def runner(schedule: Schedule, name: str = "plain") -> ScheduleMachine:
     return ScheduleMachine(schedule, SPECS[name], weights_of(name), noise=gumbel)
 
 
-def check(schedule: Schedule, name: str, splits: int, interleaving: Interleaving) -> None:
+def check(
+    schedule: Schedule,
+    name: str,
+    splits: int,
+    interleaving: Interleaving,
+    *,
+    fused: bool = True,
+    steps: int = STEPS,
+) -> None:
     """Two launches, the second on the words and the cache that the first left: bit for bit the reference's results."""
-    tokens, logits, buffers = expected(name, splits)
+    tokens, logits, buffers = expected(name, splits, fused, steps)
     machine = runner(schedule, name)
     first = machine.run(5, 0, 3, interleaving, **SAMPLING)
     first_logits = machine.logits
-    second = machine.run(first[-1], 3, STEPS - 3, interleaving, **SAMPLING)
+    second = machine.run(first[-1], 3, steps - 3, interleaving, **SAMPLING)
     assert first + second == tokens
     assert torch.equal(torch.stack(first_logits + machine.logits), logits)
     for copy in range(2):
         for buffer, values in machine.outputs(copy).items():
-            assert torch.equal(values, buffers[buffer]), buffer
+            assert buffer.endswith(".barrier.output") or torch.equal(values, buffers[buffer]), buffer
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -97,6 +114,44 @@ def test_every_policy(policy: str, splits: int) -> None:
 @pytest.mark.parametrize("name", ["mqa", "biases"])
 def test_every_interleaving(name: str, interleaving: Interleaving) -> None:
     check(scheduled(name, 2), name, 2, interleaving)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_part_of_a_model(name: str, fused: bool) -> None:
+    """SMs that come as late as they can, one of them later than all others, on shares of the work that differ."""
+    check(scheduled(name, 2, 5, "wave", fused=fused), name, 2, Starve(1, seed=3), fused=fused, steps=9)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(any_specs(), any_fusions(), st.sampled_from((1, 3)), st.integers(0, 2**32))
+def test_any_combination_of_parts(spec: ModelSpec, fusion: Fusion, splits: int, seed: int) -> None:
+    weights = ReferenceWeights(spec, RandomCheckpoint(spec))
+    schedule = make_schedule(lower(spec, splits, fused=fusion), 4, "zigzag")
+    verify(schedule)
+    machine = ScheduleMachine(schedule, spec, weights)
+    tokens = machine.run(5, 0, 8, RandomOrder(seed))
+    reference = ReferenceMachine(spec, weights, splits=splits, fused=fusion, sums=torch.float64)
+    for position, token in enumerate([5, *tokens[:-1]]):
+        result = reference.step(token, position, want_logits=True)
+        assert result.token == tokens[position]
+        assert result.logits is not None and torch.equal(machine.logits[position], result.logits)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_barriers_change_nothing(policy: str) -> None:
+    schedule = make_schedule(with_barriers(lower(SPECS["plain"], 2), 4), 4, policy)
+    verify(schedule)
+    check(schedule, "plain", 2, Starve(2, seed=1), steps=9)
+
+
+def test_barriers_keep_phases_apart() -> None:
+    """With them, whoever waits, waits at a barrier, for an SM that is not there yet."""
+    schedule = make_schedule(with_barriers(lower(SPECS["plain"]), 3), 3)
+    with pytest.raises(DeadlockError) as caught:
+        runner(with_queue(schedule, 1, ())).run(5, 0, 1, RandomOrder(0))
+    at_barrier = [wait for wait in caught.value.waits if wait.role == "executor" and wait.sm != 1]
+    assert {(wait.phase, wait.what) for wait in at_barrier} == {("embed.barrier", "SM 1 at the barrier")}
 
 
 @pytest.mark.parametrize("sms", [1, 2, 40])

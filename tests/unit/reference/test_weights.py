@@ -5,6 +5,7 @@ import torch
 from jitmk.model.checkpoint import RandomCheckpoint
 from jitmk.model.spec import Role, WeightKey
 from jitmk.reference.weights import ReferenceWeights
+from tests.support.features import feature_spec
 from tests.support.tiny import tiny_spec
 
 
@@ -29,3 +30,25 @@ def test_embeddings_tied_and_untied() -> None:
         source = RandomCheckpoint(spec)
         rows = ReferenceWeights(spec, source).embedding(ids)
         assert torch.equal(rows, source.tensor(WeightKey(Role.EMBEDDING)).float()[ids])
+
+
+def test_norms_are_stored_without_their_offset() -> None:
+    spec = feature_spec("sandwich")
+    source = RandomCheckpoint(spec)
+    stored = source.tensor(WeightKey(Role.MLP_POST_NORM, 1)).float()
+    assert torch.equal(ReferenceWeights(spec, source).vector("layers.1.mlp_post_norm"), stored + 1)
+
+
+def test_weights_of_heads_are_flattened() -> None:
+    spec = feature_spec("parallel")
+    source = RandomCheckpoint(spec)
+    stored = source.tensor(WeightKey(Role.K_NORM, 0)).float()
+    assert stored.shape == (2, 64)
+    assert torch.equal(ReferenceWeights(spec, source).vector("layers.0.k_norm"), stored.flatten())
+
+
+def test_positions() -> None:
+    spec = feature_spec("learned-positions")
+    source = RandomCheckpoint(spec)
+    rows = ReferenceWeights(spec, source).position_embedding(torch.tensor([7, 0]))
+    assert torch.equal(rows, source.tensor(WeightKey(Role.POSITION_EMBEDDING)).float()[[7, 0]])

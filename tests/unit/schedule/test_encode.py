@@ -14,6 +14,7 @@ from jitmk.schedule.build import make_schedule
 from jitmk.schedule.encode import decode, encode
 from jitmk.schedule.policies import POLICIES
 from jitmk.schedule.schedule import Schedule
+from tests.support.features import FEATURES, feature_spec
 from tests.support.programs import phase_index, with_phase
 from tests.support.tiny import tiny_spec
 
@@ -21,6 +22,7 @@ SPECS = {
     "plain": tiny_spec(),
     "tied": tiny_spec(tied_embeddings=True, qkv_bias=True, o_bias=True, mlp_bias=True),
 }
+ALL_SPECS = SPECS | {name: feature_spec(name) for name in FEATURES}
 
 
 def scheduled(spec: ModelSpec, policy: str = "round_robin", sms: int = 5, splits: int = 1) -> Schedule:
@@ -56,21 +58,22 @@ def test_every_queue_ends() -> None:
         assert (rest[:, 0] == END_VARIANT).all() and (rest[:, 1:] == 0).all()
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_operands_say_where_things_lie(name: str) -> None:
-    spec = SPECS[name]
-    schedule, plan = scheduled(spec, splits=3), plan_weights(spec)
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", ALL_SPECS)
+def test_operands_say_where_things_lie(name: str, fused: bool) -> None:
+    spec = ALL_SPECS[name]
+    schedule, plan = make_schedule(lower(spec, 3, fused=fused), 5), plan_weights(spec)
     for queue in decode(encode(schedule, plan, schedule.program.variants), schedule.program.variants):
         for instruction in queue:
             phase, operands = schedule.program.phases[instruction.phase], dict(instruction.operands)
             for operand, buffer in phase.buffers.items():
                 assert operands.pop(operand) == buffer.offset
-            if phase.weights is not None:
-                name_of_weights = "table" if "table" in operands else "weights"
-                assert operands.pop(name_of_weights) == plan.matrices[phase.weights].offset // 256
-            for operand, vector in (("norm", phase.norm), ("bias", phase.bias)):
-                if vector is not None:
-                    assert operands.pop(operand) == plan.vectors[vector].offset
+            for operand, matrix in phase.matrices.items():
+                assert operands.pop(operand) == plan.matrices[matrix].offset // 256
+            for operand, vector in phase.vectors.items():
+                assert operands.pop(operand) == plan.vectors[vector].offset
+            for operand, number in phase.numbers.items():
+                assert operands.pop(operand) == number
             if "splits" in operands:
                 assert operands.pop("splits") == 3
             if "layer" in operands:
@@ -93,8 +96,9 @@ def test_candidates_are_numbered() -> None:
 
 def test_operands_of_every_opcode_are_known() -> None:
     """`encode` fills every operand that isa.py names; a new one must be added to it."""
-    known = {"table", "weights", "norm", "bias", "layer", "splits", "candidate", "candidates"}
-    known |= {"input", "output", "residual_in", "residual_out"}
+    known = {"table", "positions", "weights", "layer", "splits", "candidate", "candidates", "window", "rope", "first"}
+    known |= {"norm", "norm_bias", "post_norm", "post_norm_bias", "bias", "q_norm", "k_norm"}
+    known |= {"input", "value_input", "other", "output", "residual_in", "residual_out", "appended"}
     assert {name for names in OPERANDS.values() for name in names} == known
 
 
@@ -104,7 +108,7 @@ def test_what_does_not_fit_is_refused() -> None:
     program = schedule.program
     with pytest.raises(ScheduleError, match="phase 'embed' needs the variant 'embed', which the kernel lacks"):
         encode(schedule, plan, program.variants[1:])
-    spoiled = with_phase(program, 1, replace(program.phases[1], weights="layers.9.qkv"))
+    spoiled = with_phase(program, 1, replace(program.phases[1], matrices={"weights": "layers.9.qkv"}))
     with pytest.raises(ScheduleError, match=r"needs the matrix 'layers\.9\.qkv'"):
         encode(replace(schedule, program=spoiled), plan, program.variants)
     far = replace(program.phases[1].buffers["output"], offset=2**31)

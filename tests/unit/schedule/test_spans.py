@@ -4,9 +4,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jitmk.program.access import Span
 from jitmk.program.lowering import lower
-from jitmk.program.program import Span
 from jitmk.schedule.spans import Intervals, merge, phase_spans
+from tests.support.features import feature_spec
 from tests.support.tiny import tiny_spec
 
 PAIRS = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 8)), max_size=12)
@@ -23,12 +24,14 @@ def values(part: Intervals) -> set[int]:
 
 
 def test_spans_are_those_of_the_phase() -> None:
-    for phase in lower(tiny_spec(num_heads=12, num_kv_heads=1), splits=3).phases:
+    phases = [*lower(tiny_spec(num_heads=12, num_kv_heads=1), splits=3).phases]
+    phases += lower(feature_spec("two-ropes"), fused=False).phases
+    for phase in phases:
         spans = phase_spans(phase)
         for by_operand, of_unit in ((spans.reads, phase.reads), (spans.writes, phase.writes)):
-            expected = sorted((u, s.buffer, s.begin, s.end) for u in range(phase.units) for s in of_unit(u))
+            expected = sorted((u, s.operand, s.begin, s.end) for u in range(phase.units) for s in of_unit(u))
             found = sorted(
-                (int(unit), phase.buffers[operand].name, int(begin), int(end))
+                (int(unit), operand, int(begin), int(end))
                 for operand, part in by_operand.items()
                 for unit, begin, end in zip(part.unit, part.begin, part.end, strict=True)
             )

@@ -4,12 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from jitmk.errors import ScheduleError
+from jitmk.errors import ConfigError, ScheduleError
+from jitmk.program.barriers import with_barriers
+from jitmk.program.configs import AttentionConfig, NoOpConfig, ZeroConfig
+from jitmk.program.isa import Opcode
 from jitmk.program.lowering import lower
-from jitmk.program.program import MAX_CANDIDATES, Buffer, Phase, Program
+from jitmk.program.program import MAX_CANDIDATES, Buffer, BufferKind, Phase, Program, Variant
 from jitmk.schedule.build import make_schedule
 from jitmk.schedule.schedule import Assignment, Schedule
 from jitmk.schedule.verify import verify, verify_program
+from tests.support.features import FEATURES, feature_spec
 from tests.support.programs import branching_program, phase_index, place_of, with_phase, with_queue
 from tests.support.tiny import tiny_spec
 
@@ -192,3 +196,112 @@ def test_values_outside_a_buffer() -> None:
     program = branching_program()
     with pytest.raises(ScheduleError, match=r"'left' \(1\), unit 2 writes values 16 to 15 of buffer 'left', which has"):
         verify_program(with_phase(program, 1, replace(program.phases[1], units=3)))
+
+
+def unfused() -> Program:
+    return lower(feature_spec("two-ropes"), splits=2, fused=False)
+
+
+def without(program: Program, name: str) -> Program:
+    """The program with a phase left out."""
+    left = [phase for phase in program.phases if phase.name != name]
+    assert len(left) == len(program.phases) - 1
+    return replace(program, phases=tuple(replace(phase, index=index) for index, phase in enumerate(left)))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", FEATURES)
+def test_phases_that_are_left_out(name: str, fused: bool) -> None:
+    """Whichever phase is missing, somebody misses what it writes; without the last one, there is no token."""
+    program = lower(feature_spec(name), splits=2, fused=fused)
+    verify_program(program)
+    for phase in program.phases:
+        with pytest.raises(ScheduleError):
+            verify_program(without(program, phase.name))
+
+
+def test_attention_before_the_append() -> None:
+    program = unfused()
+    append, attend = (phase_index(program, f"layers.0.{name}") for name in ("kv_append", "attention"))
+    assert attend == append + 1
+    swapped = with_phase(program, append, replace(program.phases[attend], index=append))
+    swapped = with_phase(swapped, attend, replace(program.phases[append], index=attend))
+    with pytest.raises(ScheduleError, match=r"reads values 0 to 0 of buffer 'layers\.0\.kv_append\.output', but"):
+        verify_program(swapped)
+
+
+def test_an_append_that_nobody_waits_for() -> None:
+    program = unfused()
+    index = phase_index(program, "layers.0.attention")
+    attention = program.phases[index]
+    config = attention.variant.config
+    assert isinstance(config, AttentionConfig)
+    careless = Variant("careless", attention.variant.opcode, replace(config, append=True))
+    spoiled = with_phase(program, index, replace(attention, variant=careless))
+    with pytest.raises(ScheduleError, match=r"'layers\.0\.kv_append', unit 0: no later phase reads a result"):
+        verify_program(replace(spoiled, variants=(*program.variants, careless)))
+
+
+def test_norms_of_the_wrong_heads() -> None:
+    program = unfused()
+    index = phase_index(program, "layers.0.k_norm")
+    early = replace(program.phases[index], numbers={"first": 192})
+    message = r"'layers\.0\.rope' \(\d+\), unit 5 reads values 320 to 383 of buffer 'layers\.0\.qk_norm\.output', but"
+    with pytest.raises(ScheduleError, match=message):
+        verify_program(with_phase(program, index, early))
+
+
+def with_no_op(program: Program) -> Program:
+    variant = Variant("no_op", Opcode.NO_OP, NoOpConfig())
+    phases = [Phase(0, "nothing", variant, 3), *program.phases]
+    numbered = tuple(replace(phase, index=index) for index, phase in enumerate(phases))
+    return replace(program, phases=numbered, variants=(*program.variants, variant))
+
+
+def test_no_ops_need_no_reader() -> None:
+    verify(make_schedule(with_no_op(branching_program()), 4))
+
+
+def test_zeros_need_one() -> None:
+    program = branching_program()
+    buffer = Buffer("zeros", BufferKind.BF16, 300, 1, 1, program.arena_words)
+    variant = Variant("zero", Opcode.ZERO, ZeroConfig(300, 1))
+    zero = Phase(0, "zero", variant, 2, buffers={"output": buffer})
+    phases = tuple(replace(phase, index=index) for index, phase in enumerate((zero, *program.phases)))
+    spoiled = replace(
+        program,
+        phases=phases,
+        buffers=(*program.buffers, buffer),
+        variants=(*program.variants, variant),
+        arena_words=program.arena_words + buffer.total_words,
+    )
+    with pytest.raises(ScheduleError, match="phase 'zero', unit 0: no later phase reads a result"):
+        verify_program(spoiled)
+
+
+def test_barriers_of_another_gpu() -> None:
+    program = with_barriers(branching_program(), 4)
+    verify(make_schedule(program, 4))
+    with pytest.raises(ConfigError, match=r"'embed\.barrier' is a barrier of 4 SMs, but the schedule is for 5"):
+        make_schedule(program, 5)
+    wide = replace(make_schedule(program, 4), sms=5, queues=(*make_schedule(program, 4).queues, ()))
+    with pytest.raises(
+        ScheduleError, match=r"barrier of 4 SMs, but the schedule is for 5; .*with_barriers\(program, 5"
+    ):
+        verify(wide)
+
+
+def test_barriers_on_the_wrong_sm() -> None:
+    good = make_schedule(with_barriers(branching_program(), 2), 2)
+    barrier = phase_index(good.program, "embed.barrier")
+
+    def swapped(sm: int) -> list[Assignment]:
+        unit = 1 - sm
+        return [replace(a, unit_begin=unit) if a.phase == barrier else a for a in good.queues[sm]]
+
+    with pytest.raises(ScheduleError, match="SM 0 has unit 1 of the barrier"):
+        verify(with_queue(with_queue(good, 0, swapped(0)), 1, swapped(1)))
+    queue = [replace(a, unit_count=2) if a.phase == barrier else a for a in good.queues[0]]
+    other = [a for a in good.queues[1] if a.phase != barrier]
+    with pytest.raises(ScheduleError, match="unit i belongs on SM i"):
+        verify(with_queue(with_queue(good, 0, queue), 1, other))

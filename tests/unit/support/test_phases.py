@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from jitmk.program.configs import Epilogue, MatvecConfig, Prologue
 from jitmk.program.isa import NO_OPERAND, Opcode
 from jitmk.program.lowering import lower
 from jitmk.program.packing import unpack
-from jitmk.program.program import Epilogue, MatvecConfig, Phase, Program
+from jitmk.program.program import Phase, Program
 from jitmk.program.weights import plan_weights
 from jitmk.schedule.build import make_schedule
 from jitmk.schedule.encode import decode, encode
@@ -61,7 +62,7 @@ def test_matvecs_are_those_of_lowering(name: str) -> None:
     lowered = lower(tiny_spec(qkv_bias=True))
     real = next(phase for phase in lowered.phases if phase.name.endswith(name))
     config = _matvec(real)
-    variant = matvec_variant(config.rows, config.columns, config.epilogue, norm=config.norm, bias=config.bias)
+    variant = matvec_variant(config.rows, config.columns, config.epilogue, prologue=config.prologue, bias=config.bias)
     assert variant.config == config
     made = matvec_program(variant).phases[0]
     assert made.units == real.units and made.buffers.keys() == real.buffers.keys()
@@ -72,12 +73,12 @@ def test_matvecs_are_those_of_lowering(name: str) -> None:
 
 @pytest.mark.parametrize("epilogue", list(Epilogue))
 def test_matvec_operands_point_at_the_data(epilogue: Epilogue) -> None:
-    variant = matvec_variant(32, 48, epilogue, norm=True, bias=True)
+    variant = matvec_variant(32, 48, epilogue, prologue=Prologue.RMS, bias=True)
     program = matvec_program(variant)
     plan = matvec_plan(_matvec(program.phases[0]))
     weights = torch.randn(32, 48).bfloat16()
     norm, bias = torch.randn(48), torch.randn(32)
-    arena, constants = matvec_arenas(plan, weights, norm, bias)
+    arena, constants = matvec_arenas(plan, weights, {"norm": norm, "bias": bias})
     queues = decode(encode(make_schedule(program, 3), plan, program.variants), program.variants)
     instructions = [instruction for queue in queues for instruction in queue]
     assert {i.opcode for i in instructions} == {Opcode.MATVEC} and len(instructions) == 3

@@ -13,24 +13,34 @@ constexpr int UNIT_COUNT = 3;
 constexpr int UNIT_STRIDE = 4;
 namespace embed {
 constexpr int TABLE = 5;
-constexpr int OUTPUT = 6;
-constexpr int RESIDUAL_OUT = 7;
+constexpr int POSITIONS = 6;
+constexpr int OUTPUT = 7;
+constexpr int RESIDUAL_OUT = 8;
 }
 namespace matvec {
 constexpr int WEIGHTS = 5;
 constexpr int INPUT = 6;
 constexpr int OUTPUT = 7;
 constexpr int NORM = 8;
-constexpr int BIAS = 9;
-constexpr int RESIDUAL_IN = 10;
-constexpr int RESIDUAL_OUT = 11;
-constexpr int CANDIDATE = 12;
+constexpr int NORM_BIAS = 9;
+constexpr int BIAS = 10;
+constexpr int RESIDUAL_IN = 11;
+constexpr int RESIDUAL_OUT = 12;
+constexpr int CANDIDATE = 13;
+constexpr int POST_NORM = 14;
+constexpr int POST_NORM_BIAS = 15;
 }
 namespace attention {
 constexpr int LAYER = 5;
 constexpr int INPUT = 6;
-constexpr int OUTPUT = 7;
-constexpr int SPLITS = 8;
+constexpr int VALUE_INPUT = 7;
+constexpr int OUTPUT = 8;
+constexpr int SPLITS = 9;
+constexpr int WINDOW = 10;
+constexpr int ROPE = 11;
+constexpr int Q_NORM = 12;
+constexpr int K_NORM = 13;
+constexpr int APPENDED = 14;
 }
 namespace attention_reduce {
 constexpr int INPUT = 5;
@@ -41,6 +51,64 @@ namespace sample {
 constexpr int INPUT = 5;
 constexpr int CANDIDATES = 6;
 }
+namespace norm {
+constexpr int INPUT = 5;
+constexpr int OUTPUT = 6;
+constexpr int NORM = 7;
+constexpr int NORM_BIAS = 8;
+constexpr int FIRST = 9;
+}
+namespace residual_norm_add {
+constexpr int INPUT = 5;
+constexpr int RESIDUAL_IN = 6;
+constexpr int OUTPUT = 7;
+constexpr int RESIDUAL_OUT = 8;
+constexpr int NORM = 9;
+constexpr int NORM_BIAS = 10;
+}
+namespace residual_add {
+constexpr int INPUT = 5;
+constexpr int RESIDUAL_IN = 6;
+constexpr int OUTPUT = 7;
+constexpr int RESIDUAL_OUT = 8;
+}
+namespace rope {
+constexpr int INPUT = 5;
+constexpr int OUTPUT = 6;
+constexpr int ROPE = 7;
+}
+namespace kv_append {
+constexpr int LAYER = 5;
+constexpr int INPUT = 6;
+constexpr int VALUE_INPUT = 7;
+constexpr int OUTPUT = 8;
+}
+namespace activate {
+constexpr int INPUT = 5;
+constexpr int OUTPUT = 6;
+}
+namespace gated_activate {
+constexpr int INPUT = 5;
+constexpr int OUTPUT = 6;
+}
+namespace add {
+constexpr int INPUT = 5;
+constexpr int OTHER = 6;
+constexpr int OUTPUT = 7;
+}
+namespace copy {
+constexpr int INPUT = 5;
+constexpr int OUTPUT = 6;
+constexpr int FIRST = 7;
+}
+namespace zero {
+constexpr int OUTPUT = 5;
+}
+namespace barrier {
+constexpr int OUTPUT = 5;
+}
+namespace no_op {
+}
 
 constexpr int CONSUMER_WARPS = 8;
 constexpr int WORKING_WARPS = 10;
@@ -49,6 +117,7 @@ constexpr int BLOCK_COLUMNS = 32;
 constexpr int BLOCK_BYTES = 512;
 constexpr int GRAIN_BYTES = 256;
 constexpr int PARTIAL_EXTRA = 2;
+constexpr int ELEMENTWISE_VALUES = 256;
 constexpr int HOST_TOKENS = 4096;
 constexpr int NO_TOKEN = 2147483647;
 constexpr u32 STOP_BIT = 2147483648u;
@@ -63,7 +132,7 @@ struct Params {
   const unsigned char* weights;  // the weight arena
   const float* constants;  // norm weights and biases
   unsigned char* kv;  // [layers][kv_heads][tiles][tile bytes]
-  const float2* rope;  // [positions][rotary_dim / 2] cos and sin
+  const float2* rope;  // cos and sin (program/rope_layout.py)
   u64* words;  // the word arena: every buffer between phases
   u64* token_words;  // [sms] the token of the step before
   u32* kv_ready;  // [layers][kv_heads] epoch of the last append
@@ -115,8 +184,10 @@ enum class Wait : u32 {
   PARTIAL_EMPTY = 10,
   CONSUMERS = 11,
   NOTHING = 12,
-  FILTER = 13,
-  FILTERED = 14,
+  APPENDED = 13,
+  BARRIER = 14,
+  FILTER = 15,
+  FILTERED = 16,
 };
 
 // Points of an instruction at which a traced kernel notes the time.
@@ -151,17 +222,22 @@ struct Geometry {
   static constexpr bool trace = false;
   static constexpr bool race_check = false;
   static constexpr int max_group = 8;
-  static constexpr float norm_eps = 1.000000000e-05f;
-  static constexpr float score_scale = 1.803368801e-01f;  // of a softmax in base 2
-
-  __device__ __forceinline__ static float activate(float x) {
-    return x / (1.0f + __expf(-x));
-  }
 };
 
 // embed
 struct Op0 {
-  using Shape = vm::Embed<64, false, 0, 0, 2>;
+  struct Config {
+    static constexpr int VOCAB_SIZE = 101;
+    static constexpr int HIDDEN_SIZE = 64;
+    static constexpr bool TIED = false;
+    static constexpr int OUTPUT_COPIES = 2;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr bool POSITIONS = false;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
+  using Shape = vm::Embed<Config>;
 
   __device__ __forceinline__ static void load(vm::Loader<Geometry>&, vm::Instruction) {}
   __device__ __forceinline__ static void consume(vm::Consumer<Geometry>&, vm::Instruction) {}
@@ -170,16 +246,91 @@ struct Op0 {
 
 // qkv
 struct Op1 {
-  using Shape = vm::Matvec<640, 64, 1, 1, vm::Epilogue::STORE, true, true, 2, 1>;
+  struct LoadConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 64;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
+  struct ConsumeConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 64;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::RMS;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 2;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
+  struct StoreConfig {
+    static constexpr int ROWS = 640;
+    static constexpr int COLUMNS = 64;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::RMS;
+    static constexpr float NORM_EPS = 1.000000000e-05f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = true;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
 
-  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<Shape>(loader, in); }
-  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<Shape>(consumer, in); }
-  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<Shape>(storer, in); }
+  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<vm::Matvec<LoadConfig>>(loader, in); }
+  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<vm::Matvec<ConsumeConfig>>(consumer, in); }
+  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<vm::Matvec<StoreConfig>>(storer, in); }
 };
 
 // attention
 struct Op2 {
-  using Shape = vm::Attention<6, 2, 64, 3, false, 2>;
+  struct Config {
+    static constexpr int HEADS = 6;
+    static constexpr int KV_HEADS = 2;
+    static constexpr int HEAD_DIM = 64;
+    static constexpr int GROUP = 3;
+    static constexpr float SCALE = 1.250000000e-01f;
+    static constexpr bool PARTIAL = false;
+    static constexpr int OUTPUT_COPIES = 2;
+    static constexpr int ROTARY_DIM = 64;
+    static constexpr int ROPE_STRIDE = 32;
+    static constexpr bool WINDOW = false;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr vm::NormKind QK_NORM = vm::NormKind::NONE;
+    static constexpr float QK_NORM_EPS = 0.000000000e+00f;
+    static constexpr bool APPEND = true;
+  };
+  using Shape = vm::Attention<Config>;
 
   __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_attention<Shape>(loader, in); }
   __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_attention<Shape>(consumer, in); }
@@ -188,38 +339,274 @@ struct Op2 {
 
 // o_proj
 struct Op3 {
-  using Shape = vm::Matvec<64, 384, 2, 1, vm::Epilogue::RESIDUAL, false, true, 2, 2>;
+  struct LoadConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 384;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 2;
+    static constexpr int CHUNKS = 1;
+  };
+  struct ConsumeConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 384;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 2;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 2;
+    static constexpr int CHUNKS = 1;
+  };
+  struct StoreConfig {
+    static constexpr int ROWS = 64;
+    static constexpr int COLUMNS = 0;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::RESIDUAL;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = true;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 2;
+    static constexpr int BLOCKS = 0;
+    static constexpr int CHUNKS = 0;
+  };
 
-  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<Shape>(loader, in); }
-  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<Shape>(consumer, in); }
-  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<Shape>(storer, in); }
+  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<vm::Matvec<LoadConfig>>(loader, in); }
+  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<vm::Matvec<ConsumeConfig>>(consumer, in); }
+  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<vm::Matvec<StoreConfig>>(storer, in); }
 };
 
 // gate_up
 struct Op4 {
-  using Shape = vm::Matvec<192, 64, 1, 1, vm::Epilogue::GATED, true, true, 2, 2>;
+  struct LoadConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 64;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
+  struct ConsumeConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 64;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::RMS;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 2;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
+  struct StoreConfig {
+    static constexpr int ROWS = 192;
+    static constexpr int COLUMNS = 64;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::GATED;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::RMS;
+    static constexpr float NORM_EPS = 1.000000000e-05f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = true;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::SILU;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 2;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
 
-  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<Shape>(loader, in); }
-  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<Shape>(consumer, in); }
-  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<Shape>(storer, in); }
+  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<vm::Matvec<LoadConfig>>(loader, in); }
+  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<vm::Matvec<ConsumeConfig>>(consumer, in); }
+  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<vm::Matvec<StoreConfig>>(storer, in); }
 };
 
 // down
 struct Op5 {
-  using Shape = vm::Matvec<64, 96, 1, 1, vm::Epilogue::RESIDUAL, false, true, 2, 2>;
+  struct LoadConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 96;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
+  struct ConsumeConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 96;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 2;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
+  struct StoreConfig {
+    static constexpr int ROWS = 64;
+    static constexpr int COLUMNS = 0;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::RESIDUAL;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = true;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 2;
+    static constexpr int BLOCKS = 0;
+    static constexpr int CHUNKS = 0;
+  };
 
-  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<Shape>(loader, in); }
-  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<Shape>(consumer, in); }
-  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<Shape>(storer, in); }
+  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<vm::Matvec<LoadConfig>>(loader, in); }
+  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<vm::Matvec<ConsumeConfig>>(consumer, in); }
+  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<vm::Matvec<StoreConfig>>(storer, in); }
 };
 
 // lm_head
 struct Op6 {
-  using Shape = vm::Matvec<101, 64, 1, 1, vm::Epilogue::LOGITS, true, false, 2, 1>;
+  struct LoadConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 64;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
+  struct ConsumeConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 64;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::RMS;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 2;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
+  struct StoreConfig {
+    static constexpr int ROWS = 101;
+    static constexpr int COLUMNS = 64;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::LOGITS;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::RMS;
+    static constexpr float NORM_EPS = 1.000000000e-05f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+  };
 
-  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<Shape>(loader, in); }
-  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<Shape>(consumer, in); }
-  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<Shape>(storer, in); }
+  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<vm::Matvec<LoadConfig>>(loader, in); }
+  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<vm::Matvec<ConsumeConfig>>(consumer, in); }
+  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<vm::Matvec<StoreConfig>>(storer, in); }
 };
 
 // sample
@@ -231,7 +618,23 @@ struct Op7 {
 
 // attention_partial
 struct Op8 {
-  using Shape = vm::Attention<6, 2, 64, 3, true, 1>;
+  struct Config {
+    static constexpr int HEADS = 6;
+    static constexpr int KV_HEADS = 2;
+    static constexpr int HEAD_DIM = 64;
+    static constexpr int GROUP = 3;
+    static constexpr float SCALE = 1.250000000e-01f;
+    static constexpr bool PARTIAL = true;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int ROTARY_DIM = 64;
+    static constexpr int ROPE_STRIDE = 32;
+    static constexpr bool WINDOW = false;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr vm::NormKind QK_NORM = vm::NormKind::NONE;
+    static constexpr float QK_NORM_EPS = 0.000000000e+00f;
+    static constexpr bool APPEND = true;
+  };
+  using Shape = vm::Attention<Config>;
 
   __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_attention<Shape>(loader, in); }
   __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_attention<Shape>(consumer, in); }
@@ -240,7 +643,12 @@ struct Op8 {
 
 // attention_reduce
 struct Op9 {
-  using Shape = vm::AttentionReduce<6, 64, 2>;
+  struct Config {
+    static constexpr int HEADS = 6;
+    static constexpr int HEAD_DIM = 64;
+    static constexpr int OUTPUT_COPIES = 2;
+  };
+  using Shape = vm::AttentionReduce<Config>;
 
   __device__ __forceinline__ static void load(vm::Loader<Geometry>&, vm::Instruction) {}
   __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_attention_reduce<Shape>(consumer, in); }
@@ -250,46 +658,38 @@ struct Op9 {
 struct Ops {
   __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) {
     switch (in.variant()) {
-      case 0: return Op0::load(loader, in);
-      case 1: return Op1::load(loader, in);
-      case 2: return Op2::load(loader, in);
-      case 3: return Op3::load(loader, in);
-      case 4: return Op4::load(loader, in);
-      case 5: return Op5::load(loader, in);
-      case 6: return Op6::load(loader, in);
-      case 7: return Op7::load(loader, in);
-      case 8: return Op8::load(loader, in);
-      case 9: return Op9::load(loader, in);
+case 0: return Op0::load(loader, in);
+case 1: case 4: case 6: return Op1::load(loader, in);
+case 2: case 8: return Op2::load(loader, in);
+case 3: return Op3::load(loader, in);
+case 5: return Op5::load(loader, in);
+case 7: return Op7::load(loader, in);
+case 9: return Op9::load(loader, in);
     }
   }
 
   __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) {
     switch (in.variant()) {
-      case 0: return Op0::consume(consumer, in);
-      case 1: return Op1::consume(consumer, in);
-      case 2: return Op2::consume(consumer, in);
-      case 3: return Op3::consume(consumer, in);
-      case 4: return Op4::consume(consumer, in);
-      case 5: return Op5::consume(consumer, in);
-      case 6: return Op6::consume(consumer, in);
-      case 7: return Op7::consume(consumer, in);
-      case 8: return Op8::consume(consumer, in);
-      case 9: return Op9::consume(consumer, in);
+case 0: return Op0::consume(consumer, in);
+case 1: case 4: case 6: return Op1::consume(consumer, in);
+case 2: case 8: return Op2::consume(consumer, in);
+case 3: return Op3::consume(consumer, in);
+case 5: return Op5::consume(consumer, in);
+case 7: return Op7::consume(consumer, in);
+case 9: return Op9::consume(consumer, in);
     }
   }
 
   __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) {
     switch (in.variant()) {
-      case 0: return Op0::store(storer, in);
-      case 1: return Op1::store(storer, in);
-      case 2: return Op2::store(storer, in);
-      case 3: return Op3::store(storer, in);
-      case 4: return Op4::store(storer, in);
-      case 5: return Op5::store(storer, in);
-      case 6: return Op6::store(storer, in);
-      case 7: return Op7::store(storer, in);
-      case 8: return Op8::store(storer, in);
-      case 9: return Op9::store(storer, in);
+case 0: return Op0::store(storer, in);
+case 1: return Op1::store(storer, in);
+case 2: case 8: return Op2::store(storer, in);
+case 3: case 5: return Op3::store(storer, in);
+case 4: return Op4::store(storer, in);
+case 6: return Op6::store(storer, in);
+case 7: return Op7::store(storer, in);
+case 9: return Op9::store(storer, in);
     }
   }
 };

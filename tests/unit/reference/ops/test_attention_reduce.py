@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from jitmk.program.program import AttentionReduceConfig
+from jitmk.program.configs import AttentionReduceConfig
 from jitmk.reference.ops.attention_reduce import attention_reduce
 from jitmk.reference.ops.rounding import to_bf16
 

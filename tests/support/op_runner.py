@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
-from jitmk.cuda.device import Device
+from jitmk.codegen.abi import KernelParams
 from jitmk.engine.backend import DeviceSampling
-from jitmk.engine.launcher import MegakernelLauncher
 from jitmk.engine.megakernel import read_buffer
 from jitmk.engine.step_programs import DeviceProgram
+from jitmk.program.configs import Epilogue, MatvecConfig
 from jitmk.program.isa import Opcode
-from jitmk.program.program import Buffer, BufferKind, Epilogue, MatvecConfig, Program, Variant
+from jitmk.program.program import Buffer, BufferKind, Program, Variant
 from jitmk.program.weights import WeightPlan
 from jitmk.schedule.build import make_schedule
 from jitmk.schedule.encode import encode
@@ -21,9 +22,11 @@ from jitmk.schedule.schedule import Schedule
 from tests.support.phases import inputs_of, outputs_of
 from tests.support.words import poison_words, read_candidates, write_words, written_words
 
-_ARENA_WORDS = 1 << 20
-_DEADLINE_MS = 2000
-_WINDOW = 3
+ARENA_WORDS = 1 << 20
+"""Words that a launcher needs to have for these tests."""
+
+KV_FLAGS = 64
+"""And layers times key/value heads."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Data:
     Attributes:
         weights: bf16, the weight arena; constants: fp32, norms and biases.
         cache: bf16 [layers, tokens, kv_heads, tiles, tile_elements].
-        rope: fp32 [positions, rotary_dim / 2, 2], cos and sin.
+        rope: fp32 [positions, rope_stride, 2], cos and sin.
     """
 
     weights: torch.Tensor | None = None
@@ -79,23 +82,47 @@ class Outcome:
     token: int | None
 
 
-class OpRunner:
-    """One kernel, for programs of any of its variants."""
+class Launcher(Protocol):
+    """What a `MegakernelLauncher` on a GPU and a `HostLauncher` have in common."""
 
-    def __init__(self, gpu: Device, cubin: bytes, variants: tuple[Variant, ...]) -> None:
-        self.device = torch.device("cuda", gpu.index)
+    words: torch.Tensor
+    params: KernelParams
+    _next_epoch: int
+
+    def launch(
+        self,
+        program: DeviceProgram,
+        token: int,
+        position: int,
+        steps: int,
+        sampling: DeviceSampling,
+        *,
+        logits: torch.Tensor | None = None,
+        forced: torch.Tensor | None = None,
+    ) -> int: ...
+
+    def token(self, epoch: int) -> int: ...
+
+    def synchronize(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class OpRunner:
+    """One kernel, for programs of any of its variants.
+
+    Args:
+        launcher: of the kernel.
+        device: where its tensors are.
+        sms: how many there are.
+        variants: what the kernel was rendered from.
+    """
+
+    def __init__(self, launcher: Launcher, device: torch.device, sms: int, variants: tuple[Variant, ...]) -> None:
+        self.device = device
         self.variants = variants
-        self.sms = gpu.arch.sm_count
-        self._launcher = MegakernelLauncher(
-            gpu,
-            cubin,
-            arena_words=_ARENA_WORDS,
-            kv_flags=64,
-            deadline_ms=_DEADLINE_MS,
-            window=_WINDOW,
-            window_ahead=_WINDOW,
-            operands=Data().parameters(),
-        )
+        self.sms = sms
+        self._launcher = launcher
 
     @property
     def words(self) -> torch.Tensor:

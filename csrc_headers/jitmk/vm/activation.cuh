@@ -1,0 +1,32 @@
+// Nonlinearities: of the MLP, and the soft cap of scores and logits.
+#pragma once
+#include "jitmk/ptx/types.cuh"
+
+namespace jitmk::vm {
+
+enum class Activation { NONE, SILU, GELU, GELU_TANH, RELU };
+
+// NaN stays NaN, whatever F.
+template <Activation F>
+__device__ __forceinline__ float activate(float x) {
+  if constexpr (F == Activation::SILU) {
+    return x / (1.0f + __expf(-x));
+  } else if constexpr (F == Activation::GELU) {
+    return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+  } else if constexpr (F == Activation::GELU_TANH) {
+    // x (1 + tanh u) / 2 = x / (1 + e^-2u), which loses nothing where tanh u is near -1.
+    const float u = 0.79788456080286536f * (x + 0.044715f * x * x * x);
+    return x / (1.0f + __expf(-2.0f * u));
+  } else if constexpr (F == Activation::RELU) {
+    return x < 0.0f ? 0.0f : x;
+  } else {
+    static_assert(F == Activation::NONE, "no device code for this activation");
+    return x;
+  }
+}
+
+// cap * tanh(x / cap). The error of tanh is absolute, about 2^-23, so that of the result is cap times that. An infinite
+// exponential is as good as any: the quotient is then 0.
+__device__ __forceinline__ float soft_cap(float x, float cap) { return cap * (1.0f - __fdividef(2.0f, 1.0f + __expf(x * (2.0f / cap)))); }
+
+}  // namespace jitmk::vm

@@ -1,0 +1,82 @@
+// What norms need to know of a vector that is spread over lanes and warps.
+#pragma once
+#include "jitmk/vm/quads.cuh"
+
+namespace jitmk::vm {
+
+// RMS: x / sqrt(mean of x^2 + eps) (Zhang and Sennrich 2019, arXiv:1910.07467).
+// LAYER: (x - mean) / sqrt(variance + eps) (Ba, Kiros and Hinton 2016, arXiv:1607.06450).
+enum class NormKind { NONE, RMS, LAYER };
+
+// The sum over a warp, in every lane, with the same bits there.
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+  for (int distance = WARP_LANES / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(ALL_LANES, x, distance);
+  return x;
+}
+
+// What a norm does to a value, before weight and bias.
+struct Normaliser {
+  float mean, scale;
+
+  __device__ __forceinline__ float4 operator()(float4 x) const { return multiply(subtract(x, mean), scale); }
+};
+
+// The normaliser of `count` values; `squares`: the sum of their squared distances from the mean (RMS: from 0).
+__device__ __forceinline__ Normaliser normaliser(float mean, float squares, float count, float eps) {
+  return {mean, 1.0f / sqrtf(squares / count + eps)};
+}
+
+// The moments of all parts of `count` values together (Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample
+// Variance"). Nothing is lost where the mean is large beside the deviation, as it would be in mean(x^2) - mean(x)^2.
+template <NormKind KIND>
+__device__ __forceinline__ Normaliser pool(const Moments (&part)[CONSUMER_WARPS], float count, float eps) {
+  float mean = 0, squares = 0;
+  if constexpr (KIND == NormKind::LAYER) {
+#pragma unroll
+    for (int w = 0; w < CONSUMER_WARPS; w++) mean += part[w].count * part[w].mean;
+    mean /= count;
+  }
+#pragma unroll
+  for (int w = 0; w < CONSUMER_WARPS; w++) {
+    squares += part[w].squares;
+    if constexpr (KIND == NormKind::LAYER) squares += part[w].count * (part[w].mean - mean) * (part[w].mean - mean);
+  }
+  return normaliser(mean, squares, count, eps);
+}
+
+// The moments of a warp's values: of the QUADS * 4 of each lane, those of `value(i)` with `inside(i)`; `count` of a warp.
+template <NormKind KIND, int QUADS, class Value, class Inside>
+__device__ __forceinline__ Moments warp_moments(float count, Value value, Inside inside) {
+  float total = 0, squares = 0;
+  if constexpr (KIND == NormKind::LAYER) {
+#pragma unroll
+    for (int i = 0; i < QUADS; i++) total += inside(i) ? sum(value(i)) : 0.0f;
+    total = warp_sum(total);
+  }
+  const float mean = KIND == NormKind::LAYER && count > 0 ? total / count : 0.0f;
+#pragma unroll
+  for (int i = 0; i < QUADS; i++) squares += inside(i) ? sum_of_squares(KIND == NormKind::LAYER ? subtract(value(i), mean) : value(i)) : 0.0f;
+  return {count, mean, warp_sum(squares)};
+}
+
+// The norm of a vector of `count` values of which each consumer warp knows its part. The warps meet once.
+template <NormKind KIND, class G>
+__device__ __forceinline__ Normaliser exchange_moments(Consumer<G>& consumer, Moments mine, float count, float eps) {
+  const Context<G>& context = consumer.context;
+  // Two sets by turns: who still reads one is not past the meeting after this, so nobody writes it before then.
+  auto& moments = context.shared.moments[consumer.meeting()];
+  if (context.lane == 0) moments[context.warp] = mine;
+  consumer.meet();
+  return pool<KIND>(moments, count, eps);
+}
+
+// The norm of a vector that is dealt to all consumer threads.
+template <NormKind KIND, class G, class Quads>
+__device__ __forceinline__ Normaliser block_normaliser(Consumer<G>& consumer, Quads quads, const float4 (&x)[Quads::PER_LANE], float eps) {
+  const Moments mine = warp_moments<KIND, Quads::PER_LANE>(
+      quads.count(), [&x](int i) { return x[i]; }, [quads](int i) { return quads.inside(i); });
+  return exchange_moments<KIND>(consumer, mine, 4 * Quads::QUADS, eps);
+}
+
+}  // namespace jitmk::vm

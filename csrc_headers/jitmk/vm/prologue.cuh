@@ -1,0 +1,120 @@
+// The prologues of a matvec that need to know all of its input before any of it can be used: LayerNorm, and the norm
+// behind the block before (POST). Each consumer warp fetches its slice; they meet once for each such norm.
+#pragma once
+#include "jitmk/vm/input.cuh"
+#include "jitmk/vm/moments.cuh"
+
+namespace jitmk::vm {
+
+// What of M's input belongs to this warp and lane, in quads of values: `local(i)` counts within the warp's slice.
+template <class M>
+struct SliceQuads {
+  static constexpr int SLICE = M::SLICE_COLUMNS / 4, PER_LANE = (SLICE + WARP_LANES - 1) / WARP_LANES;
+  int warp, lane;
+
+  __device__ __forceinline__ int local(int i) const { return lane + i * WARP_LANES; }
+  __device__ __forceinline__ int global(int i) const { return warp * SLICE + local(i); }
+  __device__ __forceinline__ bool in_slice(int i) const { return local(i) < SLICE; }
+  __device__ __forceinline__ bool inside(int i) const { return in_slice(i) && global(i) * 4 < M::COLUMNS; }
+  // Columns of the matrix in the slice.
+  __device__ __forceinline__ float count() const { return static_cast<float>(max(0, min(M::SLICE_COLUMNS, M::COLUMNS - warp * M::SLICE_COLUMNS))); }
+};
+
+// A constant vector at this lane's quads, or FILL throughout where there is none. EARLY ones are fetched by the
+// constructor, that is before the words are there, which is what the step waits for.
+template <class M, bool PRESENT, bool EARLY>
+class SliceConstants {
+ public:
+  __device__ __forceinline__ SliceConstants(SliceQuads<M> quads, const float* vector, float fill) : quads_(quads), vector_(vector), fill_(fill) {
+    if constexpr (PRESENT && EARLY) {
+#pragma unroll
+      for (int i = 0; i < SliceQuads<M>::PER_LANE; i++) early_[i] = fetch(i);
+    }
+  }
+
+  __device__ __forceinline__ float4 operator[](int i) const {
+    if constexpr (!PRESENT) return make_float4(fill_, fill_, fill_, fill_);
+    return EARLY ? early_[i] : fetch(i);
+  }
+
+ private:
+  __device__ __forceinline__ float4 fetch(int i) const {
+    return quads_.inside(i) ? reinterpret_cast<const float4*>(vector_)[quads_.global(i)] : make_float4(0, 0, 0, 0);
+  }
+
+  SliceQuads<M> quads_;
+  const float* vector_;
+  float fill_;
+  float4 early_[PRESENT && EARLY ? SliceQuads<M>::PER_LANE : 1];
+};
+
+// This warp's slice of the fp32 residual, to shared memory.
+template <class M, class G>
+__device__ __forceinline__ void fetch_residual(const Consumer<G>& consumer, SliceQuads<M> quads, const u64* words, float4* residual) {
+  constexpr int PER_LANE = SliceQuads<M>::PER_LANE, GROUP = PER_LANE <= 4 ? PER_LANE : 4;
+#pragma unroll
+  for (int g = 0; g < PER_LANE; g += GROUP) {
+    uint2 x[2 * GROUP];
+    const auto address = [=](int i) { return quads.inside(g + i / 2) ? words + 4 * quads.global(g + i / 2) + i % 2 * 2 : nullptr; };
+    wait_pairs(consumer.context, address, Wait::RESIDUAL, 4 * quads.global(g), x);
+#pragma unroll
+    for (int i = 0; i < GROUP; i++)
+      if (quads.in_slice(g + i)) residual[quads.local(g + i)] = unpack_fp32(x[2 * i], x[2 * i + 1]);
+  }
+}
+
+// The slice of M's input that belongs to this warp, after M's norms, as bf16 in shared memory. Returns this lane's share
+// of the sum of squares that the prologue RMS applies to the dot products.
+template <class M, class G>
+__device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instruction in, const u64* words) {
+  constexpr bool POST = M::POST != NormKind::NONE, LAYER = M::PROLOGUE == Prologue::LAYER, RMS = M::PROLOGUE == Prologue::RMS;
+  using Quads = SliceQuads<M>;
+  constexpr int PER_LANE = Quads::PER_LANE, VECTORS = POST + M::POST_BIAS + (LAYER || RMS) + M::NORM_BIAS;
+  constexpr bool EARLY = PER_LANE * VECTORS <= 16;  // 64 registers
+  consumer.context.lane = ptx::opaque(consumer.context.lane);
+  const Context<G>& context = consumer.context;
+  const float* constants = context.params.constants;
+  const Quads quads{context.warp, context.lane};
+  const auto inside = [quads](int i) { return quads.inside(i); };
+  const Slice slice{reinterpret_cast<u32*>(consumer.slice)};
+  auto* residual = reinterpret_cast<float4*>(consumer.slice + M::SLICE_COLUMNS * 2);  // behind the slice; later the sum
+  const SliceConstants<M, LAYER || RMS, EARLY> weight(quads, constants + in[isa::matvec::NORM], 1);
+  const SliceConstants<M, M::NORM_BIAS, EARLY> bias(quads, constants + in[isa::matvec::NORM_BIAS], 0);
+  const SliceConstants<M, POST, EARLY> post_weight(quads, constants + in[isa::matvec::POST_NORM], 1);
+  const SliceConstants<M, M::POST_BIAS, EARLY> post_bias(quads, constants + in[isa::matvec::POST_NORM_BIAS], 0);
+  if constexpr (POST) {
+    const int copy = M::RESIDUAL_COPIES > 1 ? context.sm() % M::RESIDUAL_COPIES : 0;
+    fetch_residual(consumer, quads, context.params.words + in[isa::matvec::RESIDUAL_IN] + copy * isa::copy_stride(M::COLUMNS), residual);
+  }
+  fetch_input<WithoutNorm<M>>(consumer, words, nullptr);
+  const auto raw = [slice, quads](int i) { return unpack_bf16(slice[quads.local(i)]); };
+  float square_sum = 0;
+  if constexpr (POST) {
+    const Normaliser norm =
+        exchange_moments<M::POST>(consumer, warp_moments<M::POST, PER_LANE>(quads.count(), raw, inside), M::COLUMNS, M::NORM_EPS);
+#pragma unroll
+    for (int i = 0; i < PER_LANE; i++) {
+      if (!inside(i)) continue;
+      const float4 y = add(multiply(norm(raw(i)), post_weight[i]), post_bias[i]);
+      const float4 x = add(multiply(y, M::POST_SCALE), residual[quads.local(i)]);
+      if constexpr (LAYER) {
+        residual[quads.local(i)] = x;
+      } else {
+        if constexpr (RMS) square_sum += sum_of_squares(x);
+        slice.put(quads.local(i), pack_bf16(RMS ? multiply(x, weight[i]) : x));
+      }
+    }
+  }
+  if constexpr (LAYER) {
+    const auto value = [raw, residual, quads](int i) { return POST ? residual[quads.local(i)] : raw(i); };
+    const Normaliser norm = exchange_moments<NormKind::LAYER>(consumer, warp_moments<NormKind::LAYER, PER_LANE>(quads.count(), value, inside),
+                                                              M::COLUMNS, M::NORM_EPS);
+#pragma unroll
+    for (int i = 0; i < PER_LANE; i++)
+      if (inside(i)) slice.put(quads.local(i), pack_bf16(add(multiply(norm(value(i)), weight[i]), bias[i])));
+  }
+  __syncwarp();
+  return square_sum;
+}
+
+}  // namespace jitmk::vm

@@ -1,0 +1,96 @@
+"""Which variants share code: what a role does of an opcode depends on a part of its config only.
+
+Less code compiles faster and leaves more room in the instruction cache. A role's code is rendered from a config in
+which everything that the role must not depend on is neutral, so that a kernel that did depend on it would be wrong for
+every model, and no test could miss it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from jitmk.program.configs import AttentionConfig, Config, Epilogue, MatvecConfig, Prologue
+from jitmk.program.program import Variant
+
+
+class Role(Enum):
+    """Who runs a piece of code; the value is its name in the templates."""
+
+    LOAD = "load"
+    CONSUME = "consume"
+    STORE = "store"
+
+
+@dataclass(frozen=True)
+class Code:
+    """What one role runs for some variants.
+
+    Attributes:
+        variants: indices of the variants; the first one's code is taken for all.
+    """
+
+    variants: tuple[int, ...]
+
+
+def role_config(config: Config, role: Role) -> Config:
+    """The part of a config on which the code of a role depends; the rest is neutral."""
+    if not isinstance(config, MatvecConfig):
+        return config
+    if role is Role.LOAD:
+        return MatvecConfig(rows=0, columns=config.columns, epilogue=Epilogue.STORE)
+    if role is Role.STORE:
+        scaled = config.prologue is Prologue.RMS  # 1/rms is applied to the dot products
+        return replace(
+            config,
+            columns=config.columns if scaled else 0,
+            prologue=config.prologue if scaled else Prologue.NONE,
+            norm_eps=config.norm_eps if scaled else 0.0,
+            norm_bias=False,
+            post=None,
+            post_bias=False,
+            post_scale=1.0,
+            input_copies=1,
+            residual_copies=config.residual_copies if config.epilogue is Epilogue.RESIDUAL else 1,
+        )
+    whole = config.prologue is Prologue.LAYER or config.post is not None
+    return replace(
+        config,
+        rows=0,
+        epilogue=Epilogue.STORE,
+        norm_eps=config.norm_eps if whole else 0.0,
+        bias=False,
+        activation=None,
+        scale=1.0,
+        soft_cap=None,
+        residual_copies=config.residual_copies if config.post is not None else 1,
+        output_copies=1,
+    )
+
+
+def shared_code(variants: Sequence[Variant], role: Role) -> tuple[Code, ...]:
+    """The variants of a kernel in groups that share a role's code."""
+    configs = [variant.config for variant in variants]
+    groups: dict[tuple[object, Config], list[int]] = {}
+    for index, variant in enumerate(variants):
+        config = role_config(_whole_attention(variant.config, configs), role)
+        groups.setdefault((variant.opcode, config), []).append(index)
+    # The code of a group is that of a variant that is what the others are taken for.
+    return tuple(
+        Code(tuple(sorted(indices, key=lambda i: (role_config(configs[i], role) != config, i))))
+        for (_, config), indices in groups.items()
+    )
+
+
+def _whole_attention(config: Config, others: Sequence[Config]) -> Config:
+    """For attention over a part of the context, the same over all of it where the kernel has that.
+
+    The number of splits, an operand, tells the device code which of the two an instruction is.
+    """
+    if isinstance(config, AttentionConfig) and config.partial:
+        whole = [other for other in others if isinstance(other, AttentionConfig) and not other.partial]
+        for other in whole:
+            if replace(other, partial=True, output_copies=config.output_copies) == config:
+                return other
+    return config

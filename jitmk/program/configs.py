@@ -1,0 +1,331 @@
+"""The configurations of opcodes: what is a constant in the kernel's specialised code.
+
+Everywhere, `output_copies` is how often a word of the bf16 output is published (0: there is none), and
+`residual_copies` how often one of the fp32 residual that goes with it. A matvec's inputs are polled in copy
+`sm mod copies`; every other read is of copy 0. A buffer with several copies is as long as its writer's config says,
+which is what the words from one copy to the next follow from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from jitmk.model.spec import Activation, NormKind
+from jitmk.program.packing import MatrixLayout, ceil_div
+
+MAX_GROUP = 8
+"""Query heads of an attention unit at most: the rows that the tensor-core fragment of the scores uses."""
+
+PARTIAL_EXTRA = 2
+"""Values of a partial attention result behind its head_dim sums: the maximum (in units of log2) and the normaliser."""
+
+ELEMENTWISE_VALUES = 256
+"""Values of a unit of the opcodes that take a vector value by value."""
+
+
+class Prologue(Enum):
+    """What becomes of the input x of a matvec before it is multiplied."""
+
+    NONE = "none"
+    RMS = "rms"  # w x / rms(x): w is multiplied in, rounded to bf16; 1/rms, a scalar, is applied to the dot products
+    LAYER = "layer"  # w (x - mean) / deviation + b, rounded to bf16
+
+
+class Epilogue(Enum):
+    """What becomes of the rows of a matvec."""
+
+    STORE = "store"  # published as bf16
+    RESIDUAL = "residual"  # scale * y is added to the residual: published as fp32 (the residual) and bf16
+    ACTIVATED = "activated"  # f(y) is published as bf16
+    GATED = "gated"  # rows are gate, up, gate, up, ...: f(gate) * up is published as bf16
+    LOGITS = "logits"  # rows are the vocabulary: the best candidate is published, the logits stored on request
+
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    """residual = scale * table[token] + positions[position]. The table is a packed LM head (`tied`) or row-major.
+
+    The position's row is added where there are learned `positions`; its table is row-major. Unit: 8 values.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    tied: bool
+    output_copies: int
+    residual_copies: int = 1
+    scale: float = 1.0
+    positions: bool = False
+
+
+@dataclass(frozen=True)
+class MatvecConfig:
+    """y = epilogue(W prologue(x) + b). Unit: 8 rows.
+
+    With a `post`-norm, x is not the input but the residual after the block before, whose output is the input:
+    x = residual_in + post_scale * norm(input) in fp32. All of that is computed by every instruction for itself, and
+    published by nobody: RESIDUAL_NORM_ADD does so beside it. RMSNorm: Zhang and Sennrich 2019, arXiv:1910.07467;
+    LayerNorm: Ba et al. 2016, arXiv:1607.06450.
+
+    Attributes:
+        rows, columns: of the matrix.
+        epilogue, prologue: see there.
+        norm_eps: of prologue and post-norm.
+        norm_bias: whether the prologue LAYER adds a bias.
+        post: kind of the post-norm, or None. Not with the epilogue RESIDUAL.
+        post_bias: whether it adds a bias.
+        post_scale: what it is multiplied with.
+        bias: whether b is added to the rows.
+        activation: f of ACTIVATED and GATED, else None.
+        scale: what RESIDUAL and LOGITS multiply y with (b included), else 1.
+        soft_cap: LOGITS become cap * tanh(y / cap), after the scale; None for no cap.
+        input_copies: copies of the input.
+        residual_copies: of residual_in where a post-norm reads it whole; else of residual_out.
+        output_copies: see above.
+    """
+
+    rows: int
+    columns: int
+    epilogue: Epilogue
+    prologue: Prologue = Prologue.NONE
+    norm_eps: float = 0.0
+    norm_bias: bool = False
+    post: NormKind | None = None
+    post_bias: bool = False
+    post_scale: float = 1.0
+    bias: bool = False
+    activation: Activation | None = None
+    scale: float = 1.0
+    soft_cap: float | None = None
+    input_copies: int = 1
+    residual_copies: int = 1
+    output_copies: int = 1
+
+    @property
+    def layout(self) -> MatrixLayout:
+        return MatrixLayout(self.rows, self.columns)
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """Attention of one new token over the cache: norms and rotates q and k, appends k and v, online softmax.
+
+    A unit is a head group (up to MAX_GROUP query heads of one key/value head) over one split of the context.
+    With `partial` it publishes unnormalised sums, running maximum and normaliser for ATTENTION_REDUCE
+    (Flash-Decoding, Dao et al. 2023); without, the context is one split and the unit publishes the attention output.
+
+    Attributes:
+        heads, kv_heads, head_dim, group: shapes; `group` query heads are a unit's at most.
+        scale: of the scores.
+        partial: see above.
+        output_copies: of the attention output; 1 for partial results.
+        rotary_dim: leading dimensions of a head that are rotated where the operand `rope` is not -1; 0 for none ever.
+        rope_stride: entries (cos and sin) of the rope tensor from one position to the next.
+        window: whether the operand `window` may be other than 0.
+        soft_cap: scaled scores s become cap * tanh(s / cap); None for no cap.
+        qk_norm: kind of the norm of each query and key head before its rotation, with one weight [head_dim] for all
+            heads and no bias; None for none. Its result is not rounded before the rotation.
+        qk_norm_eps: of that norm.
+        append: whether the unit of a head's new token appends it; where not, KV_APPEND has, and queries and keys come
+            normed and rotated.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    group: int
+    scale: float
+    partial: bool
+    output_copies: int
+    rotary_dim: int = 0
+    rope_stride: int = 0
+    window: bool = False
+    soft_cap: float | None = None
+    qk_norm: NormKind | None = None
+    qk_norm_eps: float = 0.0
+    append: bool = True
+
+    @property
+    def groups_per_kv_head(self) -> int:
+        return ceil_div(self.heads // self.kv_heads, self.group)
+
+    @property
+    def groups(self) -> int:
+        return self.kv_heads * self.groups_per_kv_head
+
+    def group_heads(self, group: int) -> range:
+        """The query heads of a head group."""
+        ratio = self.heads // self.kv_heads
+        kv_head, part = divmod(group, self.groups_per_kv_head)
+        return range(kv_head * ratio + part * self.group, kv_head * ratio + min(ratio, (part + 1) * self.group))
+
+    def group_kv_head(self, group: int) -> int:
+        return group // self.groups_per_kv_head
+
+
+@dataclass(frozen=True)
+class AttentionReduceConfig:
+    """Merges the partial results of the splits of one query head (a unit)."""
+
+    heads: int
+    head_dim: int
+    output_copies: int
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Chooses the best of the LM head's candidates; it is the next token."""
+
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class NormConfig:
+    """output = norm(input), group by group (a unit each): bf16 in and out.
+
+    Attributes:
+        kind: RMS or LAYER.
+        groups, group: how many groups there are, and values of each.
+        eps: of the norm.
+        bias: whether a bias is added (LAYER).
+        shared: whether weight and bias are [group], the same for all groups, or [groups * group].
+        output_copies: more than 1 only where the output has groups * group values.
+    """
+
+    kind: NormKind
+    groups: int
+    group: int
+    eps: float
+    bias: bool
+    shared: bool
+    output_copies: int
+
+
+@dataclass(frozen=True)
+class ResidualNormAddConfig:
+    """residual_out = residual_in + scale * norm(input): fp32; input is bf16. Unit: 256 values, of all `values`."""
+
+    values: int
+    kind: NormKind
+    eps: float
+    bias: bool
+    scale: float
+    output_copies: int
+    residual_copies: int
+
+
+@dataclass(frozen=True)
+class ResidualAddConfig:
+    """residual_out = residual_in + scale * input: fp32; input is bf16. Unit: 256 values."""
+
+    values: int
+    scale: float
+    output_copies: int
+    residual_copies: int
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """Rotates query and key heads (a unit each) of a buffer that is laid out as qkv; values are left out.
+
+    `rotary_dim` and `rope_stride` are as for attention.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rotary_dim: int
+    rope_stride: int
+
+
+@dataclass(frozen=True)
+class KvAppendConfig:
+    """Appends key and value of a key/value head (a unit) to the cache, as they are.
+
+    Publishes one fp32 word a head: the position. Like attention, it then releases the head to the next step's loaders.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
+class ActivateConfig:
+    """output = f(input), bf16. Unit: 256 values."""
+
+    values: int
+    activation: Activation
+    output_copies: int
+
+
+@dataclass(frozen=True)
+class GatedActivateConfig:
+    """output = f(gate) * up, bf16, of an input gate, up, gate, up, ... Unit: 256 values of the output, `values`."""
+
+    values: int
+    activation: Activation
+    output_copies: int
+
+
+@dataclass(frozen=True)
+class AddConfig:
+    """output = input + other, bf16. Unit: 256 values."""
+
+    values: int
+    output_copies: int
+
+
+@dataclass(frozen=True)
+class CopyConfig:
+    """Copies `values` bf16 values from the operand `first` on to the same place. Unit: 256 values.
+
+    `output_copies` above 1 only where the output has as many values.
+    """
+
+    values: int
+    output_copies: int
+
+
+@dataclass(frozen=True)
+class ZeroConfig:
+    """output = 0: bf16. Unit: 256 values."""
+
+    values: int
+    output_copies: int
+
+
+@dataclass(frozen=True)
+class BarrierConfig:
+    """Every SM waits here until all have come: what they did before it, in program order, is visible after it.
+
+    `arrivals` is the number of SMs, of units, and of fp32 words (which hold 0).
+    """
+
+    arrivals: int
+
+
+@dataclass(frozen=True)
+class NoOpConfig:
+    """Nothing: it neither reads nor writes."""
+
+
+Config = (
+    EmbedConfig
+    | MatvecConfig
+    | AttentionConfig
+    | AttentionReduceConfig
+    | SampleConfig
+    | NormConfig
+    | ResidualNormAddConfig
+    | ResidualAddConfig
+    | RopeConfig
+    | KvAppendConfig
+    | ActivateConfig
+    | GatedActivateConfig
+    | AddConfig
+    | CopyConfig
+    | ZeroConfig
+    | BarrierConfig
+    | NoOpConfig
+)

@@ -1,0 +1,49 @@
+"""Which parts of a model are fused into the prologues and epilogues of others, and which are phases of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jitmk.model.spec import ModelSpec, QkNormScope
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """What is fused.
+
+    Attributes:
+        norm: norms in front of projections, into the projection's prologue.
+        post_norm: norms behind a block, into the prologue of the projection that reads the block's result.
+        qk_norm: norms of queries and keys, into attention.
+        rope: rotation and the append to the cache, into attention.
+        activation: the MLP's activation, into the epilogue of gate and up.
+        residual: the addition to the residual, into the epilogue of a block's last projection.
+    """
+
+    norm: bool = True
+    post_norm: bool = True
+    qk_norm: bool = True
+    rope: bool = True
+    activation: bool = True
+    residual: bool = True
+
+    def possible(self, spec: ModelSpec) -> Fusion:
+        """What of this the device code can do for a model.
+
+        A norm of queries and keys is fused where a unit of attention has all that it runs over, and then the rotation
+        behind it must be fused too. A post-norm is fused where one projection reads the sum, whose own norm must then
+        be in its prologue as well: with a parallel block the sums of attention and MLP are made one after the other.
+        """
+        by_head = spec.qk_norm is None or spec.qk_norm.scope is QkNormScope.HEAD
+        return Fusion(
+            self.norm,
+            self.post_norm and self.norm and not spec.parallel,
+            self.qk_norm and self.rope and by_head,
+            self.rope,
+            self.activation,
+            self.residual,
+        )
+
+
+FUSED = Fusion()
+UNFUSED = Fusion(norm=False, post_norm=False, qk_norm=False, rope=False, activation=False, residual=False)

@@ -1,0 +1,65 @@
+"""Variants that share a role's code: those whose configs agree in all that the role may depend on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from jitmk.codegen.sharing import Code, Role, role_config, shared_code
+from jitmk.engine.step_programs import kernel_variants
+from jitmk.model.spec import NormKind
+from jitmk.program.configs import Epilogue, MatvecConfig, Prologue
+from tests.support.tiny import tiny_spec
+
+SPEC = tiny_spec()
+CONFIG = MatvecConfig(64, 32, Epilogue.STORE, Prologue.RMS, norm_eps=1e-5, input_copies=2)
+
+
+def names(role: Role) -> set[frozenset[str]]:
+    """The groups of a small Llama's variants, by name."""
+    variants = kernel_variants(SPEC)
+    return {frozenset(variants[i].name for i in code.variants) for code in shared_code(variants, role)}
+
+
+def test_who_shares_in_a_llama() -> None:
+    assert {frozenset({"qkv", "gate_up", "lm_head"}), frozenset({"attention", "attention_partial"})} <= names(
+        Role.CONSUME
+    )
+    assert frozenset({"o_proj", "down"}) in names(Role.STORE)
+    assert all(len(group & {"qkv", "gate_up", "lm_head"}) < 2 for group in names(Role.STORE))
+
+
+@pytest.mark.parametrize("role", Role)
+def test_every_variant_has_code(role: Role) -> None:
+    variants = kernel_variants(SPEC)
+    codes = shared_code(variants, role)
+    assert sorted(i for code in codes for i in code.variants) == list(range(len(variants)))
+
+
+def test_the_code_of_whole_attention_serves_its_parts_in_any_order() -> None:
+    attention = [variant for variant in kernel_variants(SPEC) if variant.name.startswith("attention")][:2]
+    for variants in (attention, attention[::-1]):
+        (code,) = shared_code(variants, Role.CONSUME)
+        assert variants[code.variants[0]].name == "attention"
+    (partial,) = [variant for variant in attention if variant.name == "attention_partial"]
+    assert shared_code([partial], Role.CONSUME) == (Code((0,)),)
+
+
+@pytest.mark.parametrize(
+    ("role", "changes", "same"),
+    [
+        (Role.LOAD, {"rows": 8, "epilogue": Epilogue.LOGITS, "prologue": Prologue.NONE}, True),
+        (Role.LOAD, {"columns": 64}, False),
+        (Role.CONSUME, {"rows": 8, "epilogue": Epilogue.LOGITS, "bias": True, "norm_eps": 1e-6}, True),
+        (Role.CONSUME, {"input_copies": 1}, False),
+        (Role.CONSUME, {"post": NormKind.RMS}, False),
+        (Role.STORE, {"input_copies": 1}, True),
+        (Role.STORE, {"columns": 64}, False),
+        (Role.STORE, {"norm_eps": 1e-6}, False),
+        (Role.STORE, {"soft_cap": 30.0}, False),
+    ],
+)
+def test_what_a_role_depends_on(role: Role, changes: dict[str, object], same: bool) -> None:
+    changed = replace(CONFIG, **changes)  # type: ignore[arg-type]
+    assert (role_config(changed, role) == role_config(CONFIG, role)) is same

@@ -1,0 +1,39 @@
+"""Every kind of phase that models lower to, fused and unfused, by itself on the host."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jitmk.program.configs import ELEMENTWISE_VALUES
+from jitmk.program.lowering import lower
+from jitmk.program.packing import ceil_div
+from jitmk.program.program import Buffer, BufferKind, Phase, Program
+from jitmk.program.weights import plan_weights
+from tests.support.features import FEATURES, feature_spec
+from tests.support.op_kernels import ZERO
+from tests.support.op_runner import Data
+from tests.support.single_phases import ModelPhases, phase_groups
+from tests.support.tiny import tiny_spec
+from tests.unit.device.conftest import HostRunners
+
+CAPACITY = 64
+POSITION = 37
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_phases(name: str, host_runners: HostRunners) -> None:
+    spec, runner = feature_spec(name), host_runners[f"features-{name}"]
+    model = ModelPhases(spec, CAPACITY, torch.device("cpu"))
+    for fused in (True, False):
+        for names in phase_groups(lower(spec, fused=fused)):
+            model.check(runner, names, POSITION, fused=fused)
+
+
+def test_zeros(host_runners: HostRunners) -> None:
+    """The one opcode that no model lowers to."""
+    output = Buffer("output", BufferKind.BF16, 300, 1, 2, 0)
+    phase = Phase(0, "zero", ZERO, ceil_div(output.values, ELEMENTWISE_VALUES), buffers={"output": output})
+    program = Program((phase,), (output,), (ZERO,), tokens=1, splits=1, arena_words=output.total_words)
+    outcome = host_runners["barriers"].run(program, plan_weights(tiny_spec()), {}, Data())
+    assert torch.equal(outcome.outputs["output"], torch.zeros(output.values))

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from jitmk.model.spec import NormKind, QkNorm, QkNormScope
+from jitmk.program.fusion import FUSED, UNFUSED
+from tests.support.tiny import tiny_spec
+
+
+def test_what_is_not_wanted_stays_unfused() -> None:
+    assert UNFUSED.possible(tiny_spec(post_norm=True)) == UNFUSED
+
+
+@pytest.mark.parametrize("scope", QkNormScope)
+def test_only_norms_within_a_head_are_fused_into_attention(scope: QkNormScope) -> None:
+    spec = tiny_spec(qk_norm=QkNorm(NormKind.RMS, 1e-6, scope))
+    assert FUSED.possible(spec) == replace(FUSED, qk_norm=scope is QkNormScope.HEAD)
+    assert not replace(FUSED, rope=False).possible(spec).qk_norm, "what is rotated has been normed"
+
+
+def test_post_norms_need_one_reader_with_a_prologue() -> None:
+    assert FUSED.possible(tiny_spec(post_norm=True)).post_norm
+    assert not FUSED.possible(tiny_spec(post_norm=True, parallel=True)).post_norm
+    assert not replace(FUSED, norm=False).possible(tiny_spec(post_norm=True)).post_norm

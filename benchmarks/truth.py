@@ -18,7 +18,7 @@ from benchmarks.records import BenchmarkError, Comparison
 from jitmk.engine.backend import DeviceSampling
 from jitmk.model.checkpoint import WeightSource
 from jitmk.model.families import spec_from_config
-from jitmk.model.spec import ModelSpec, RopeKind
+from jitmk.model.spec import Role, ModelSpec, RopeKind
 from jitmk.model.tensors import put
 
 
@@ -150,7 +150,9 @@ def _transformers_logits(
     logits = []
     with torch.inference_mode():
         for key, reference in spec_from_config(config).tensors.items():
-            put(parameters[reference.name], reference, source.tensor(key))
+            tensor, stored = source.tensor(key), parameters[reference.name]
+            # The context is cut to what is measured, and with it the table of learned positions.
+            put(stored[: len(tensor)] if key.role is Role.POSITION_EMBEDDING else stored, reference, tensor)
         for made in decoded:
             ids = torch.tensor([made.prompt + made.generated[:-1]], device=device)
             logits.append(model(ids, use_cache=False, logits_to_keep=len(made.generated)).logits[0].float().cpu())

@@ -15,7 +15,6 @@
 #include <functional>
 #include <limits>
 #include <memory>
-#include <random>
 #include <type_traits>
 #include <vector>
 
@@ -81,13 +80,14 @@ struct State {
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
   std::vector<Cta> ctas;
+  std::vector<char> slow;  // warps
   std::vector<int> ready, sleepers;  // fibers, warps
   std::vector<Watchdog> watchdogs;
   std::vector<Copy> copies;
   std::uint64_t progress = 0;  // changes of what others may look at
   int running = -1, unfinished = 0;
   jmp_buf scheduler;
-  std::mt19937 random;
+  unsigned __int128 random = 1;
   bool failed = false;
 };
 inline State state;
@@ -126,7 +126,7 @@ inline void looked() {
 inline void arrive(Warp& w, Place place) {
   if (w.arrived == 0) {
     w.place = place;
-  } else if (w.place.line != place.line || std::strcmp(w.place.file, place.file) != 0) {
+  } else if (w.place.line != place.line || (w.place.file != place.file && std::strcmp(w.place.file, place.file) != 0)) {
     std::fprintf(stderr, "CTA %d, warp %d: lanes have come apart: %d are at %s:%d, lane %d is at %s:%d\n", state.running / state.threads,
                  state.running % state.threads / LANES, w.arrived, w.place.file, w.place.line, lane(), place.file, place.line);
     fail();
@@ -231,9 +231,13 @@ inline void sync_cta() {
     if (i != state.running) state.ready.push_back(i);
 }
 
+// Those who do not vote, but look again and again, give others their turn.
 inline bool over(const Barrier* barrier, std::uint32_t parity) {
   looked();
-  return barrier->parity != parity;
+  if (barrier->parity != parity) return true;
+  state.ready.push_back(state.running);
+  suspend();
+  return false;
 }
 inline void advance(Barrier* barrier, int arrivals, int bytes) {
   barrier->missing -= arrivals, barrier->bytes += bytes;
@@ -256,7 +260,11 @@ inline void land(std::size_t index) {
   advance(copy.barrier, 0, -copy.bytes);
 }
 
-inline std::size_t draw(std::size_t below) { return std::uniform_int_distribution<std::size_t>(0, below - 1)(state.random); }
+// A number below another (Lehmer's generator; what is drawn here needs no better one).
+inline std::size_t draw(std::size_t below) {
+  state.random *= 0xda942042e4dd58b5u;
+  return static_cast<std::size_t>((state.random >> 64) * below >> 64);
+}
 
 // Makes those ready that have something new to look at. False: there is nobody.
 inline bool wake_sleepers() {
@@ -278,6 +286,16 @@ inline bool wake_sleepers() {
   }
   state.watchdogs.swap(watching);
   return state.ready.size() > before;
+}
+
+// For a while some CTAs and some warps are slow: otherwise all would come along at the same pace.
+constexpr std::size_t REDRAWN = 30000, SLOWNESS = 30;
+inline void draw_slow(int ctas) {
+  const std::size_t per_cta = state.warps.size() / ctas;
+  for (int cta = 0; cta < ctas; cta++) {
+    const bool slow = draw(3) == 0;
+    for (std::size_t w = 0; w < per_cta; w++) state.slow[cta * per_cta + w] = slow || draw(3) == 0;
+  }
 }
 
 inline void report_deadlock() {
@@ -319,8 +337,9 @@ inline void dispatch(int index) {
 inline bool run(int ctas, int threads, unsigned seed, const std::function<void()>& body) {
   constexpr std::size_t STACK_BYTES = 128 * 1024;
   state = State();
-  state.threads = threads, state.body = &body, state.random.seed(seed), state.unfinished = ctas * threads;
-  state.fibers.resize(ctas * threads), state.warps.resize(ctas * threads / LANES), state.ctas.resize(ctas);
+  state.threads = threads, state.body = &body, state.random = static_cast<unsigned __int128>(seed) << 64 | 0x9e3779b97f4a7c15u, state.unfinished = ctas * threads;
+  state.fibers.resize(ctas * threads), state.warps.resize(ctas * threads / LANES), state.ctas.resize(ctas), state.slow.resize(ctas * threads / LANES);
+  draw_slow(ctas);
   gridDim = {static_cast<unsigned>(ctas), 1, 1};
   for (int i = 0; i < ctas * threads; i++) start(i, STACK_BYTES);
   while (state.unfinished > 0 && !state.failed) {
@@ -331,7 +350,9 @@ inline bool run(int ctas, int threads, unsigned seed, const std::function<void()
       report_deadlock();
       return false;
     }
-    const std::size_t i = draw(state.ready.size());
+    if (draw(REDRAWN) == 0) draw_slow(ctas);
+    std::size_t i = draw(state.ready.size());
+    for (int again = 0; again < 4 && state.slow[state.ready[i] / LANES] && draw(SLOWNESS) != 0; again++) i = draw(state.ready.size());
     const int fiber = state.ready[i];
     state.ready[i] = state.ready.back();
     state.ready.pop_back();

@@ -34,6 +34,8 @@ _ARCH = GpuArch.parse("sm_90a")
 SMS = 3
 """CTAs of every launch: enough for each to wait for others."""
 
+LIBRARY = "kernel.so"
+
 _ENTRY = """
 alignas(128) unsigned char shared_memory[1];
 
@@ -52,12 +54,15 @@ extern "C" int run_megakernel(const jitmk::isa::Params* params, int ctas, unsign
 """
 
 
-def compile_for_host(variants: Sequence[Variant], spec: ModelSpec, folder: Path) -> Path:
+def compile_for_host(
+    variants: Sequence[Variant], spec: ModelSpec, folder: Path, mistake: tuple[str, str, str] | None = None
+) -> Path:
     """The library that `HostLauncher` loads; skips the test where there is no g++.
 
     Args:
         variants, spec: as for `render`.
         folder: an empty one.
+        mistake: a header of the device library, something that it says, and what it says here instead.
     """
     compiler = shutil.which("g++")
     if compiler is None:
@@ -65,10 +70,15 @@ def compile_for_host(variants: Sequence[Variant], spec: ModelSpec, folder: Path)
     headers = folder / "csrc_headers"
     shutil.copytree(headers_dir(), headers)
     shutil.copytree(_HERE / "ptx_on_host", headers / "jitmk" / "ptx", dirs_exist_ok=True)
+    if mistake is not None:
+        header = headers / "jitmk" / mistake[0]
+        text = header.read_text(encoding="utf-8")
+        assert text.count(mistake[1]) == 1, f"{mistake[0]} looks different now"
+        header.write_text(text.replace(mistake[1], mistake[2]), encoding="utf-8")
     # By name: the package `jitmk.codegen` shows the function of the same name in the module's place.
     with mock.patch.object(importlib.import_module("jitmk.codegen.render"), "headers_dir", lambda: headers):
         device = render(variants, spec, _ARCH)
-    source, library = folder / "kernel.cpp", folder / "kernel.so"
+    source, library = folder / "kernel.cpp", folder / LIBRARY
     source.write_text(f'#include "machine_on_host.h"\n{device}\n#line 1 "entry"\n{_ENTRY}', encoding="utf-8")
     # No fortified longjmp: it takes a jump to another fiber for a mistake.
     options = ["-std=c++17", "-O1", "-w", "-fpermissive", "-U_FORTIFY_SOURCE", "-fPIC", "-shared", "-I", str(_HERE)]

@@ -15,7 +15,6 @@ from jitmk.engine.kv_cache import KvCache
 from jitmk.model.checkpoint import RandomCheckpoint
 from jitmk.model.spec import ModelSpec
 from jitmk.program.configs import PARTIAL_EXTRA, AttentionConfig, EmbedConfig, MatvecConfig, Prologue
-from jitmk.program.fusion import Fusion
 from jitmk.program.isa import Opcode
 from jitmk.program.kv_layout import TILE_POSITIONS
 from jitmk.program.lowering import lower
@@ -59,6 +58,10 @@ class ModelPhases:
         capacity: positions of the cache.
         device: where they are run.
         seed: of everything that is random.
+
+    Attributes:
+        spec: the model.
+        rope: its tables, as the device reads them.
     """
 
     def __init__(self, spec: ModelSpec, capacity: int, device: torch.device, seed: int = 1) -> None:
@@ -73,28 +76,36 @@ class ModelPhases:
         shape = (spec.num_layers, spec.num_kv_heads, capacity, spec.head_dim)
         self._keys, self._values = self._normal(*shape), self._normal(*shape)
         self._cos, self._sin = rope_rows(spec, range(capacity))
-        self._rope = torch.stack((self._cos, self._sin), dim=-1).contiguous().to(device)
+        self.rope = torch.stack((self._cos, self._sin), dim=-1).contiguous().to(device)
 
-    def check(self, runner: OpRunner, names: tuple[str, ...], position: int, *, splits: int = 1, **how: object) -> None:
+    def check(
+        self,
+        runner: OpRunner,
+        names: tuple[str, ...],
+        position: int,
+        *,
+        splits: int = 1,
+        fused: bool = True,
+        token: int | None = None,
+    ) -> None:
         """Runs a group of phases for a token at a position.
 
         Args:
             names: one of `phase_groups`.
             splits: parts of the context.
-            how: `fused`, as for `lower`, and `policy`, as for `OpRunner.run`.
+            fused: as for `lower`.
+            token: that is decoded; a random one if it is not given.
 
         Raises:
             AssertionError: what they computed is not close to the truth, or they wrote elsewhere.
         """
-        fused = how.get("fused", True)
-        assert isinstance(fused, bool | Fusion)
         program = isolate(lower(self.spec, splits, fused=fused), *names)
         inputs = {buffer.name: self._input(program, buffer, position) for buffer in inputs_of(program)}
         cache, before = self.cache(position), self.cache(position)
-        token = int(torch.randint(self.spec.vocab_size, (), generator=self._random))
-        data = Data(self._arena.weights, self._arena.constants, cache.tensor, self._rope)
-        policy = str(how.get("policy", "round_robin"))
-        outcome = runner.run(program, self._plan, inputs, data, Step(token, position), policy=policy)
+        if token is None:
+            token = int(torch.randint(self.spec.vocab_size, (), generator=self._random))
+        data = Data(self._arena.weights, self._arena.constants, cache.tensor, self.rope)
+        outcome = runner.run(program, self._plan, inputs, data, Step(token, position))
         step = StepInput(
             [token], [position], self._cos[position, None], self._sin[position, None], [Sampling(0.0, None)]
         )

@@ -1,0 +1,45 @@
+"""ATTENTION and ATTENTION_REDUCE by themselves, on the host: head_dims, features, positions around edges, splits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jitmk.model.spec import ModelSpec
+from tests.support.op_kernels import ATTENTION_FEATURES, ATTENTION_SPECS
+from tests.support.single_phases import ModelPhases
+from tests.support.single_reduce import check_attention_reduce
+from tests.unit.device.conftest import HostRunners
+
+CAPACITY = 160
+CPU = torch.device("cpu")
+
+
+def _name(spec: ModelSpec) -> str:
+    return f"head-{spec.head_dim}-{spec.num_heads}-over-{spec.num_kv_heads}"
+
+
+@pytest.mark.parametrize("spec", [s for s in ATTENTION_SPECS if s.head_dim in (64, 80, 256)], ids=_name)
+def test_over_the_cache_and_the_new_token(spec: ModelSpec, host_runners: HostRunners) -> None:
+    runner, model = host_runners[f"attention-{spec.head_dim}"], ModelPhases(spec, CAPACITY, CPU)
+    for position, splits in ((0, 1), (1, 2), (16, 1), (17, 7), (159, 2)):
+        model.check(runner, ("layers.1.attention",), position, splits=splits)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("head_dim", [80, 256])
+def test_windows_caps_norms_and_partial_rotation(
+    head_dim: int, which: int, layer: int, host_runners: HostRunners
+) -> None:
+    spec, runner = ATTENTION_FEATURES[head_dim][which], host_runners[f"attention-features-{head_dim}"]
+    model = ModelPhases(spec, CAPACITY, CPU)
+    for position, splits in ((0, 1), (16, 1), (39, 3), (40, 1), (63, 2), (159, 3)):
+        model.check(runner, (f"layers.{layer}.attention",), position, splits=splits)
+
+
+@pytest.mark.parametrize("spec", [ATTENTION_SPECS[1], ATTENTION_SPECS[-1]], ids=_name)
+def test_splits_are_weighed_by_their_maxima(spec: ModelSpec, host_runners: HostRunners) -> None:
+    runner = host_runners[f"attention-{spec.head_dim}"]
+    for splits, empty in ((2, []), (3, [0]), (17, list(range(1, 17)))):
+        check_attention_reduce(runner, spec, splits, empty)

@@ -18,7 +18,7 @@ from benchmarks.records import BenchmarkError, Comparison
 from jitmk.engine.backend import DeviceSampling
 from jitmk.model.checkpoint import WeightSource
 from jitmk.model.families import spec_from_config
-from jitmk.model.spec import Role, ModelSpec, RopeKind
+from jitmk.model.spec import ModelSpec, Role, RopeKind
 from jitmk.model.tensors import put
 
 

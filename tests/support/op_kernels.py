@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from jitmk.engine.step_programs import kernel_variants
 from jitmk.model.spec import Activation, LayerSpec, ModelSpec, NormKind, NormSpec, QkNorm, QkNormScope
-from jitmk.program.configs import BarrierConfig, Epilogue, NoOpConfig, Prologue
+from jitmk.program.configs import BarrierConfig, Epilogue, NoOpConfig, Prologue, ZeroConfig
 from jitmk.program.isa import Opcode
 from jitmk.program.lowering import lower
 from jitmk.program.program import Variant
@@ -99,6 +99,9 @@ EMBED_SCALED = tuple(
 )
 
 SAMPLE_SPEC = tiny_spec(vocab_size=1003, num_layers=1)
+
+# No model lowers to it. Three units, the last of them not whole.
+ZERO = Variant("zero", Opcode.ZERO, ZeroConfig(600, 2))
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,7 @@ KERNELS = {
             _SMALL,
             (
                 *_variants((*EMBED_SPECS, *EMBED_SCALED), Opcode.EMBED),
+                ZERO,
                 *(v for v in lower(SAMPLE_SPEC).variants if v.opcode is Opcode.SAMPLE or v.name == "lm_head"),
             ),
         ),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from jitmk.program.configs import Epilogue, MatvecConfig, Prologue
 from jitmk.program.isa import NO_OPERAND, Opcode
 from jitmk.program.lowering import lower
 from jitmk.program.packing import unpack
-from jitmk.program.program import Epilogue, MatvecConfig, Phase, Program
+from jitmk.program.program import Phase, Program
 from jitmk.program.weights import plan_weights
 from jitmk.schedule.build import make_schedule
 from jitmk.schedule.encode import decode, encode
 from jitmk.schedule.verify import verify_program
+from tests.support.features import feature_spec
 from tests.support.phases import (
     in_buffer_order,
     inputs_of,
@@ -55,38 +59,40 @@ def _matvec(phase: Phase) -> MatvecConfig:
     return phase.variant.config
 
 
-@pytest.mark.parametrize("name", ["qkv", "o_proj", "gate_up", "down", "lm_head"])
-def test_matvecs_are_those_of_lowering(name: str) -> None:
-    """Copies and kinds of buffers follow the epilogue as they do in real programs."""
-    lowered = lower(tiny_spec(qkv_bias=True))
-    real = next(phase for phase in lowered.phases if phase.name.endswith(name))
-    config = _matvec(real)
-    variant = matvec_variant(config.rows, config.columns, config.epilogue, norm=config.norm, bias=config.bias)
-    assert variant.config == config
-    made = matvec_program(variant).phases[0]
-    assert made.units == real.units and made.buffers.keys() == real.buffers.keys()
-    for operand, buffer in real.buffers.items():
-        other = made.buffers[operand]
-        assert (other.kind, other.values, other.copies) == (buffer.kind, buffer.values, buffer.copies), operand
+@pytest.mark.parametrize("feature", ["plain", "learned-positions", "sandwich", "layer-post-norm"])
+@pytest.mark.parametrize("name", ["qkv", "o_proj", "gate_up", "up", "down", "lm_head"])
+def test_matvecs_are_those_of_lowering(name: str, feature: str) -> None:
+    """Copies and kinds of buffers follow the config as they do in real programs."""
+    for phase in lower(feature_spec(feature)).phases:
+        if phase.variant.opcode is not Opcode.MATVEC or not phase.name.endswith(name):
+            continue
+        variant = replace(matvec_variant(16, 16, Epilogue.STORE), config=_matvec(phase))
+        made = matvec_program(variant).phases[0]
+        assert made.units == phase.units and made.buffers.keys() == phase.buffers.keys()
+        for operand, buffer in phase.buffers.items():
+            other = made.buffers[operand]
+            assert (other.kind, other.values, other.copies) == (buffer.kind, buffer.values, buffer.copies), operand
+        assert made.vectors.keys() == phase.vectors.keys() and made.matrices.keys() == phase.matrices.keys()
 
 
 @pytest.mark.parametrize("epilogue", list(Epilogue))
 def test_matvec_operands_point_at_the_data(epilogue: Epilogue) -> None:
-    variant = matvec_variant(32, 48, epilogue, norm=True, bias=True)
+    variant = matvec_variant(32, 48, epilogue, prologue=Prologue.RMS, bias=True)
     program = matvec_program(variant)
     plan = matvec_plan(_matvec(program.phases[0]))
     weights = torch.randn(32, 48).bfloat16()
-    norm, bias = torch.randn(48), torch.randn(32)
-    arena, constants = matvec_arenas(plan, weights, norm, bias)
+    vectors = {"norm": torch.randn(48), "bias": torch.randn(32)}
+    arena, constants = matvec_arenas(plan, weights, vectors)
     queues = decode(encode(make_schedule(program, 3), plan, program.variants), program.variants)
     instructions = [instruction for queue in queues for instruction in queue]
     assert {i.opcode for i in instructions} == {Opcode.MATVEC} and len(instructions) == 3
     operands = instructions[0].operands
     first = operands["weights"] * 256 // 2
     assert torch.equal(unpack(arena[first : first + plan.matrices["w"].nbytes // 2], 32, 48), weights)
-    assert torch.equal(constants[operands["norm"] : operands["norm"] + 48], norm)
-    assert torch.equal(constants[operands["bias"] : operands["bias"] + 32], bias)
+    for name, values in vectors.items():
+        assert torch.equal(constants[operands[name] : operands[name] + len(values)], values)
     assert (operands["residual_in"] != NO_OPERAND) == (epilogue is Epilogue.RESIDUAL)
+    assert operands["post_norm"] == NO_OPERAND
     assert int(torch.isnan(arena).sum()) == arena.numel() - plan.matrices["w"].nbytes // 2
 
 

@@ -14,9 +14,8 @@ from tests.support.op_kernels import KERNELS, barrier_kernel
 
 # One of each sort; the others differ in shapes, and are compiled where they run.
 NAMES = (
-    "matvec-kinds",
     "matvec-parts",
-    "matvec-wide-norms",
+    "features-learned-positions",
     "embed-sample",
     "attention-64",
     "attention-features-256",

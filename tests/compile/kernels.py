@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmarks.shapes import model_spec
 from jitmk.arch import GpuArch
 from jitmk.codegen import BuildOptions, render
 from jitmk.engine.step_programs import kernel_variants
@@ -42,12 +43,19 @@ SHAPES = (
     Shape("head-128-odd-vocabulary", llama(1536, 2304, 3, 12, 2, 128, vocab_size=5003)),
     Shape("head-256", llama(512, 640, 2, 8, 1, 256, vocab_size=1000), spilled_bytes=192),
     Shape("mqa-16", llama(1024, 2304, 2, 16, 1, 64, vocab_size=5003, tied=True)),
+    Shape("gemma-2-2b", model_spec("gemma-2-2b", 8192)),
+    Shape("gpt2", model_spec("gpt2", 1024)),
+    Shape("qwen3-8b", model_spec("qwen3-8b", 8192)),
 )
 BY_NAME = {shape.name: shape for shape in SHAPES}
 
 ARCHS = GpuArch.supported()
 
+<<<<<<< HEAD
 # The first is compiled for every architecture; the others, which differ in shapes only, for one.
+=======
+# The first is compiled for every architecture; the others, which differ in shapes and parts, for one.
+>>>>>>> i4
 CASES = tuple(("1b", arch) for arch in ARCHS) + tuple((shape.name, "sm_90a") for shape in SHAPES[1:])
 
 

@@ -102,6 +102,9 @@ EMBED_SCALED = tuple(
 SAMPLE_SPEC = tiny_spec(vocab_size=1003, num_layers=1)
 LARGE_SAMPLE_SPEC = tiny_spec(vocab_size=20011, num_layers=1)
 
+# No model lowers to it. Three units, the last of them not whole.
+ZERO = Variant("zero", Opcode.ZERO, ZeroConfig(600, 2))
+
 
 @dataclass(frozen=True)
 class OpKernel:
@@ -202,12 +205,17 @@ KERNELS = {
             _SMALL,
             (
                 *_variants((*EMBED_SPECS, *EMBED_SCALED), Opcode.EMBED),
+<<<<<<< HEAD
                 *(
                     variant
                     for spec in (SAMPLE_SPEC, LARGE_SAMPLE_SPEC)
                     for variant in lower(spec).variants
                     if variant.opcode is Opcode.SAMPLE or variant.name == "lm_head"
                 ),
+=======
+                ZERO,
+                *(v for v in lower(SAMPLE_SPEC).variants if v.opcode is Opcode.SAMPLE or v.name == "lm_head"),
+>>>>>>> i4
             ),
         ),
         *(_attention_kernel(head_dim) for head_dim in HEAD_DIMS),

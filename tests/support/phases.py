@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from jitmk.model.spec import Activation
-from jitmk.program.configs import Epilogue, MatvecConfig, Prologue
+from jitmk.program.configs import ELEMENTWISE_VALUES, Epilogue, MatvecConfig, Prologue, ZeroConfig
 from jitmk.program.isa import Opcode
-from jitmk.program.packing import MatrixLayout, pack
+from jitmk.program.packing import MatrixLayout, ceil_div, pack
 from jitmk.program.program import Buffer, BufferKind, Phase, Program, Variant
 from jitmk.program.weights import Join, Matrix, Vector, WeightPlan
 
@@ -108,6 +108,16 @@ def matvec_program(variant: Variant) -> Program:
         vectors={name: name for name in _vectors(config)},
     )
     return Program((phase,), tuple(buffers.values()), (variant,), tokens=1, splits=1, arena_words=words)
+
+
+def zero_program(variant: Variant) -> Program:
+    """ZERO by itself, into a buffer of its own."""
+    config = variant.config
+    assert isinstance(config, ZeroConfig)
+    output = Buffer("output", BufferKind.BF16, config.values, 1, config.output_copies, 64)
+    units = ceil_div(config.values, ELEMENTWISE_VALUES)
+    phase = Phase(0, variant.name, variant, units, buffers={"output": output})
+    return Program((phase,), (output,), (variant,), tokens=1, splits=1, arena_words=64 + output.total_words)
 
 
 def _vectors(config: MatvecConfig) -> dict[str, int]:

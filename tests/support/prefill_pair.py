@@ -40,6 +40,7 @@ SPECS = {
         norm=NormSpec(NormKind.LAYER, 1e-5, bias=True),
         ropes=(),
         learned_positions=True,
+        max_positions=16384,  # the table must reach as far as the longest prompt of the tests
         activation=Activation.GELU,
         gated=False,
         head_dim=80,

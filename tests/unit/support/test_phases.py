@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from jitmk.program.weights import plan_weights
 from jitmk.schedule.build import make_schedule
 from jitmk.schedule.encode import decode, encode
 from jitmk.schedule.verify import verify_program
+from tests.support.features import feature_spec
 from tests.support.phases import (
     in_buffer_order,
     inputs_of,
@@ -56,6 +59,7 @@ def _matvec(phase: Phase) -> MatvecConfig:
     return phase.variant.config
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("name", ["qkv", "o_proj", "gate_up", "down", "lm_head"])
 def test_matvecs_are_those_of_lowering(name: str) -> None:
     """Copies and kinds of buffers follow the epilogue as they do in real programs."""
@@ -69,6 +73,22 @@ def test_matvecs_are_those_of_lowering(name: str) -> None:
     for operand, buffer in real.buffers.items():
         other = made.buffers[operand]
         assert (other.kind, other.values, other.copies) == (buffer.kind, buffer.values, buffer.copies), operand
+=======
+@pytest.mark.parametrize("feature", ["plain", "learned-positions", "sandwich", "layer-post-norm"])
+@pytest.mark.parametrize("name", ["qkv", "o_proj", "gate_up", "up", "down", "lm_head"])
+def test_matvecs_are_those_of_lowering(name: str, feature: str) -> None:
+    """Copies and kinds of buffers follow the config as they do in real programs."""
+    for phase in lower(feature_spec(feature)).phases:
+        if phase.variant.opcode is not Opcode.MATVEC or not phase.name.endswith(name):
+            continue
+        variant = replace(matvec_variant(16, 16, Epilogue.STORE), config=_matvec(phase))
+        made = matvec_program(variant).phases[0]
+        assert made.units == phase.units and made.buffers.keys() == phase.buffers.keys()
+        for operand, buffer in phase.buffers.items():
+            other = made.buffers[operand]
+            assert (other.kind, other.values, other.copies) == (buffer.kind, buffer.values, buffer.copies), operand
+        assert made.vectors.keys() == phase.vectors.keys() and made.matrices.keys() == phase.matrices.keys()
+>>>>>>> i4
 
 
 @pytest.mark.parametrize("epilogue", list(Epilogue))
@@ -77,17 +97,23 @@ def test_matvec_operands_point_at_the_data(epilogue: Epilogue) -> None:
     program = matvec_program(variant)
     plan = matvec_plan(_matvec(program.phases[0]))
     weights = torch.randn(32, 48).bfloat16()
+<<<<<<< HEAD
     norm, bias = torch.randn(48), torch.randn(32)
     arena, constants = matvec_arenas(plan, weights, {"norm": norm, "bias": bias})
+=======
+    vectors = {"norm": torch.randn(48), "bias": torch.randn(32)}
+    arena, constants = matvec_arenas(plan, weights, vectors)
+>>>>>>> i4
     queues = decode(encode(make_schedule(program, 3), plan, program.variants), program.variants)
     instructions = [instruction for queue in queues for instruction in queue]
     assert {i.opcode for i in instructions} == {Opcode.MATVEC} and len(instructions) == 3
     operands = instructions[0].operands
     first = operands["weights"] * 256 // 2
     assert torch.equal(unpack(arena[first : first + plan.matrices["w"].nbytes // 2], 32, 48), weights)
-    assert torch.equal(constants[operands["norm"] : operands["norm"] + 48], norm)
-    assert torch.equal(constants[operands["bias"] : operands["bias"] + 32], bias)
+    for name, values in vectors.items():
+        assert torch.equal(constants[operands[name] : operands[name] + len(values)], values)
     assert (operands["residual_in"] != NO_OPERAND) == (epilogue is Epilogue.RESIDUAL)
+    assert operands["post_norm"] == NO_OPERAND
     assert int(torch.isnan(arena).sum()) == arena.numel() - plan.matrices["w"].nbytes // 2
 
 

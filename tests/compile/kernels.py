@@ -51,11 +51,7 @@ BY_NAME = {shape.name: shape for shape in SHAPES}
 
 ARCHS = GpuArch.supported()
 
-<<<<<<< HEAD
-# The first is compiled for every architecture; the others, which differ in shapes only, for one.
-=======
 # The first is compiled for every architecture; the others, which differ in shapes and parts, for one.
->>>>>>> i4
 CASES = tuple(("1b", arch) for arch in ARCHS) + tuple((shape.name, "sm_90a") for shape in SHAPES[1:])
 
 

@@ -10,9 +10,6 @@ from jitmk.jit import build
 from jitmk.program.isa import Opcode
 from tests.compile.kernels import MAX_REGISTERS
 from tests.support.compilers import require_compiler
-<<<<<<< HEAD
-from tests.support.op_kernels import KERNELS
-=======
 from tests.support.op_kernels import KERNELS, barrier_kernel
 
 # One of each sort; the others differ in shapes, and are compiled where they run.
@@ -25,7 +22,6 @@ NAMES = (
     "features-layer-post-norm",
     "features-parallel",
 )
->>>>>>> i4
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,18 +16,14 @@ from jitmk.model.spec import ModelSpec, RopeKind
 from jitmk.program.weights import plan_weights
 from jitmk.settings import Settings
 from tests.support.shapes import llama
-from tests.support.tiny import tiny_rope
+from tests.support.tiny import ROPES
 
 MAX_SEQ_LEN = 512
 SEED = 1
 
 
 def _with_rope(spec: ModelSpec, kind: RopeKind) -> ModelSpec:
-<<<<<<< HEAD
     return replace(spec, ropes=(replace(ROPES[kind], rotary_dim=spec.head_dim),))
-=======
-    return replace(spec, ropes=(tiny_rope(kind, spec.head_dim),))
->>>>>>> i4
 
 
 SPECS = {

@@ -181,14 +181,11 @@ def _feature_kernel(name: str) -> OpKernel:
     return OpKernel(f"features-{name}", spec, tuple(variants))
 
 
-ZERO = Variant("zero", Opcode.ZERO, ZeroConfig(300, output_copies=2))
-
-
 def barrier_kernel(sms: int) -> OpKernel:
-    """A model with barriers, and instructions that do nothing or write zeros, for a launch of so many SMs."""
+    """A model with barriers, and instructions that do nothing, for a launch of so many SMs."""
     spec = tiny_spec()
     extra = Variant("barrier", Opcode.BARRIER, BarrierConfig(sms)), Variant("no_op", Opcode.NO_OP, NoOpConfig())
-    return OpKernel(f"barriers-{sms}", spec, (*kernel_variants(spec), *extra, ZERO))
+    return OpKernel(f"barriers-{sms}", spec, (*kernel_variants(spec), *extra))
 
 
 _SMALL = tiny_spec(norm=NormSpec(RMS, NORM_EPS))
@@ -205,17 +202,13 @@ KERNELS = {
             _SMALL,
             (
                 *_variants((*EMBED_SPECS, *EMBED_SCALED), Opcode.EMBED),
-<<<<<<< HEAD
+                ZERO,
                 *(
                     variant
                     for spec in (SAMPLE_SPEC, LARGE_SAMPLE_SPEC)
                     for variant in lower(spec).variants
                     if variant.opcode is Opcode.SAMPLE or variant.name == "lm_head"
                 ),
-=======
-                ZERO,
-                *(v for v in lower(SAMPLE_SPEC).variants if v.opcode is Opcode.SAMPLE or v.name == "lm_head"),
->>>>>>> i4
             ),
         ),
         *(_attention_kernel(head_dim) for head_dim in HEAD_DIMS),

@@ -5,24 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jitmk.program.configs import ELEMENTWISE_VALUES
 from jitmk.program.lowering import lower
-<<<<<<< HEAD
-from jitmk.program.packing import ceil_div
-from jitmk.program.program import Buffer, BufferKind, Phase, Program
-from jitmk.program.weights import plan_weights
-from tests.support.features import FEATURES, feature_spec
-from tests.support.op_kernels import ZERO
-from tests.support.op_runner import Data
-=======
 from jitmk.program.weights import WeightPlan
 from tests.support.features import FEATURES, feature_spec
 from tests.support.op_kernels import ZERO
 from tests.support.op_runner import Data
 from tests.support.phases import zero_program
->>>>>>> i4
 from tests.support.single_phases import ModelPhases, phase_groups
-from tests.support.tiny import tiny_spec
 from tests.unit.device.conftest import HostRunners
 
 CAPACITY = 64
@@ -39,15 +28,6 @@ def test_phases(name: str, host_runners: HostRunners) -> None:
 
 
 def test_zeros(host_runners: HostRunners) -> None:
-<<<<<<< HEAD
-    """The one opcode that no model lowers to."""
-    output = Buffer("output", BufferKind.BF16, 300, 1, 2, 0)
-    phase = Phase(0, "zero", ZERO, ceil_div(output.values, ELEMENTWISE_VALUES), buffers={"output": output})
-    program = Program((phase,), (output,), (ZERO,), tokens=1, splits=1, arena_words=output.total_words)
-    outcome = host_runners["barriers"].run(program, plan_weights(tiny_spec()), {}, Data())
-    assert torch.equal(outcome.outputs["output"], torch.zeros(output.values))
-=======
     program = zero_program(ZERO)
     outcome = host_runners["embed-sample"].run(program, WeightPlan({}, {}, 0, 0), {}, Data())
     assert torch.equal(outcome.outputs["output"], torch.zeros(program.buffers[0].values))
->>>>>>> i4

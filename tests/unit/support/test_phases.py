@@ -59,21 +59,6 @@ def _matvec(phase: Phase) -> MatvecConfig:
     return phase.variant.config
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("name", ["qkv", "o_proj", "gate_up", "down", "lm_head"])
-def test_matvecs_are_those_of_lowering(name: str) -> None:
-    """Copies and kinds of buffers follow the epilogue as they do in real programs."""
-    lowered = lower(tiny_spec(qkv_bias=True))
-    real = next(phase for phase in lowered.phases if phase.name.endswith(name))
-    config = _matvec(real)
-    variant = matvec_variant(config.rows, config.columns, config.epilogue, prologue=config.prologue, bias=config.bias)
-    assert variant.config == config
-    made = matvec_program(variant).phases[0]
-    assert made.units == real.units and made.buffers.keys() == real.buffers.keys()
-    for operand, buffer in real.buffers.items():
-        other = made.buffers[operand]
-        assert (other.kind, other.values, other.copies) == (buffer.kind, buffer.values, buffer.copies), operand
-=======
 @pytest.mark.parametrize("feature", ["plain", "learned-positions", "sandwich", "layer-post-norm"])
 @pytest.mark.parametrize("name", ["qkv", "o_proj", "gate_up", "up", "down", "lm_head"])
 def test_matvecs_are_those_of_lowering(name: str, feature: str) -> None:
@@ -88,7 +73,6 @@ def test_matvecs_are_those_of_lowering(name: str, feature: str) -> None:
             other = made.buffers[operand]
             assert (other.kind, other.values, other.copies) == (buffer.kind, buffer.values, buffer.copies), operand
         assert made.vectors.keys() == phase.vectors.keys() and made.matrices.keys() == phase.matrices.keys()
->>>>>>> i4
 
 
 @pytest.mark.parametrize("epilogue", list(Epilogue))
@@ -97,13 +81,8 @@ def test_matvec_operands_point_at_the_data(epilogue: Epilogue) -> None:
     program = matvec_program(variant)
     plan = matvec_plan(_matvec(program.phases[0]))
     weights = torch.randn(32, 48).bfloat16()
-<<<<<<< HEAD
-    norm, bias = torch.randn(48), torch.randn(32)
-    arena, constants = matvec_arenas(plan, weights, {"norm": norm, "bias": bias})
-=======
     vectors = {"norm": torch.randn(48), "bias": torch.randn(32)}
     arena, constants = matvec_arenas(plan, weights, vectors)
->>>>>>> i4
     queues = decode(encode(make_schedule(program, 3), plan, program.variants), program.variants)
     instructions = [instruction for queue in queues for instruction in queue]
     assert {i.opcode for i in instructions} == {Opcode.MATVEC} and len(instructions) == 3

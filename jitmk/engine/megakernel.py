@@ -32,8 +32,6 @@ STEPS_PER_LAUNCH = 16
 """Tokens of one launch. More would hide more of the host's turn between two launches, and make one that nobody reads
 any more (a stream closed early) last longer."""
 
-FORCED_STEPS_PER_LAUNCH = 64
-
 GREEDY = DeviceSampling()
 
 
@@ -168,12 +166,13 @@ class MegakernelBackend:
     def forced_logits(self, ids: Sequence[int], start: int) -> torch.Tensor:
         """Decodes given tokens one after the other: fp32 [len(ids), vocab_size] on the CPU.
 
-        What `prefill(ids, start, all_logits=True)` computes, step by step through the megakernel.
+        What `prefill(ids, start, all_logits=True)` computes, step by step through the megakernel, with the launches and
+        programs (and so the bits) of a `decode_stream` of as many steps from there.
         """
         self._require_open()
         rows = []
-        for begin in range(0, len(ids), FORCED_STEPS_PER_LAUNCH):
-            piece = ids[begin : begin + FORCED_STEPS_PER_LAUNCH]
+        for begin in range(0, len(ids), STEPS_PER_LAUNCH):
+            piece = ids[begin : begin + STEPS_PER_LAUNCH]
             position = start + begin
             logits = torch.full((len(piece), self._spec.vocab_size), torch.nan, device=self.device)
             forced = torch.tensor(list(piece), dtype=torch.int32, device=self.device)

@@ -41,7 +41,8 @@ class Loader {
     // Throttle: a load in flight is a load that the small latency-bound reads queue behind, and one that runs far ahead
     // takes bandwidth from SMs that are behind. Is the slot half a ring on free? Then the consumers keep up.
     const Cursor<Shared::RING_CHUNKS> half = next_.ahead(Shared::RING_CHUNKS / 2);
-    const int window = ptx::mbarrier_test_wait(&s.chunk_empty[half.slot], half.parity ^ 1) ? window_ : window_ahead_;
+    const bool keep_up = __all_sync(ALL_LANES, ptx::mbarrier_test_wait(&s.chunk_empty[half.slot], half.parity ^ 1));
+    const int window = keep_up ? window_ : window_ahead_;
     while (issued_ - landed_ >= window) {
       wait(&s.chunk_full[oldest_.slot], oldest_.parity, Wait::RING_FULL, oldest_.slot);
       oldest_.advance();

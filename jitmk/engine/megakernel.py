@@ -22,6 +22,7 @@ from jitmk.engine.step_programs import DeviceProgram, StepPrograms
 from jitmk.errors import BackendError
 from jitmk.model.checkpoint import WeightSource
 from jitmk.model.spec import ModelSpec
+from jitmk.program.fusion import Fusion
 from jitmk.program.program import Buffer, BufferKind
 from jitmk.program.rope_layout import rope_rows
 from jitmk.program.weights import WeightPlan
@@ -45,6 +46,7 @@ class MegakernelBackend:
         gpu: the GPU.
         max_seq_len: positions of the KV cache.
         policy: how units are dealt to SMs.
+        fused: as for `lower`.
         progress: whether long loads show a progress bar.
 
     Raises:
@@ -64,6 +66,7 @@ class MegakernelBackend:
         max_seq_len: int,
         settings: Settings,
         policy: str = "round_robin",
+        fused: bool | Fusion = True,
         progress: bool = True,
     ) -> None:
         self._spec = spec
@@ -71,7 +74,7 @@ class MegakernelBackend:
         arch = gpu.arch
         self.max_seq_len = max_seq_len
         # The kernel first: a model that cannot be compiled for should not be loaded.
-        programs = StepPrograms(spec, plan, arch, device, policy)
+        programs = StepPrograms(spec, plan, arch, device, policy, fused)
         with note_if_slow(f"compiling the megakernel for {arch.name}, once", progress):
             self.kernel = jit.build(render(programs.variants, spec, arch), arch, settings=settings)
             for_prefill = jit.build(render_prefill(spec), arch, settings=settings)

@@ -17,7 +17,7 @@ from jitmk.errors import DeviceError
 from jitmk.reference.machine import ReferenceMachine
 from jitmk.reference.weights import ReferenceWeights
 from jitmk.settings import Settings
-from tests.gpu.live_models import SPECS, Live, LiveModels, open_backend, source
+from tests.gpu.live_models import LLAMAS, Live, LiveModels, open_backend, source
 from tests.gpu.test_models import random_ids
 
 pytestmark = pytest.mark.gpu
@@ -34,7 +34,7 @@ def _stream(live: Live, steps: int = STEPS, sampling: DeviceSampling = GREEDY) -
     return ids[START], list(live.backend.decode_stream(ids[START], START, steps, sampling))
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", LLAMAS)
 def test_greedy_tokens_are_the_largest_logits(name: str, models: LiveModels) -> None:
     live = models[name]
     steps = 40  # within the contexts that have one split on every model here
@@ -139,7 +139,7 @@ def test_up_to_the_last_position_of_the_cache(
     _, expected = _stream(live, max_seq_len - START)
     backend = open_backend("gqa-64", gpu, gpu_settings, max_seq_len=max_seq_len)
     try:
-        _, tokens = _stream(Live(live.spec, backend), max_seq_len - START)
+        _, tokens = _stream(Live(live.spec, True, backend), max_seq_len - START)
         ids = random_ids(max_seq_len, live.spec.vocab_size)
         logits = backend.forced_logits(ids, 0)
     finally:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jitmk.engine.step_programs import kernel_variants
 from jitmk.model.spec import Activation, LayerSpec, ModelSpec, NormKind, NormSpec, QkNorm, QkNormScope
 from jitmk.program.configs import BarrierConfig, Epilogue, NoOpConfig, Prologue, ZeroConfig
 from jitmk.program.isa import Opcode
 from jitmk.program.lowering import lower
-from jitmk.program.program import Variant
+from jitmk.program.program import Phase, Program, Variant
 from tests.support.features import FEATURES, feature_spec
 from tests.support.phases import NORM_EPS, matvec_variant
 from tests.support.shapes import llama
@@ -184,6 +184,16 @@ def barrier_kernel(sms: int) -> OpKernel:
     spec = tiny_spec()
     extra = Variant("barrier", Opcode.BARRIER, BarrierConfig(sms)), Variant("no_op", Opcode.NO_OP, NoOpConfig())
     return OpKernel(f"barriers-{sms}", spec, (*kernel_variants(spec), *extra))
+
+
+def with_no_ops(program: Program, kernel: OpKernel) -> Program:
+    """A program of `barrier_kernel`'s model with a phase that does nothing behind every other."""
+    (variant,) = [v for v in kernel.variants if v.opcode is Opcode.NO_OP]
+    phases: list[Phase] = []
+    for phase in program.phases:
+        phases.append(replace(phase, index=len(phases)))
+        phases.append(Phase(len(phases), f"{phase.name}.no_op", variant, 4))
+    return replace(program, phases=tuple(phases), variants=(*program.variants, variant))
 
 
 _SMALL = tiny_spec(norm=NormSpec(RMS, NORM_EPS))

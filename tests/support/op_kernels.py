@@ -52,12 +52,16 @@ MATVEC_PARTS = (
             post=post,
             post_bias=post is LAYER,
             post_scale=0.5,
+            post_sum=prologue is not Prologue.RMS,
             prologue=prologue,
             norm_bias=prologue is Prologue.LAYER,
         )
         for post in NormKind
         for prologue in Prologue
     ),
+    # More units than columns, and as many columns as units.
+    matvec_variant(256, 16, STORE, "many-units", post=RMS, post_sum=True, prologue=Prologue.RMS),
+    matvec_variant(128, 16, STORE, "a-column-each", post=RMS, post_sum=True, prologue=Prologue.RMS),
 )
 
 # Odd shapes: fewer columns than a block, many chunks, vocabularies that end within a unit, more units than an SM has
@@ -80,7 +84,7 @@ MATVEC_SHAPES = (
 # Norms of wide vectors: constants that are fetched early and late, many chunks; a vocabulary of GPT-2's kind.
 MATVEC_WIDE_NORMS = (
     matvec_variant(5003, 768, LOGITS, prologue=Prologue.LAYER, norm_bias=True),
-    matvec_variant(64, 2304, GATED, post=RMS, prologue=Prologue.RMS),
+    matvec_variant(64, 2304, GATED, post=RMS, post_sum=True, prologue=Prologue.RMS),
     matvec_variant(64, 6144, STORE, prologue=Prologue.LAYER, norm_bias=True),
     matvec_variant(64, 5376, GATED, post=RMS, prologue=Prologue.RMS),
     matvec_variant(64, 12288, STORE, post=LAYER, post_bias=True, prologue=Prologue.LAYER, norm_bias=True),

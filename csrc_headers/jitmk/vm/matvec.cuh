@@ -16,6 +16,8 @@ struct Matvec : Config {
   static constexpr bool NORM = Config::PROLOGUE == Prologue::RMS;  // 1/rms is applied to the dot products
   static constexpr bool NEEDS_ALL = Config::PROLOGUE == Prologue::LAYER || Config::POST != NormKind::NONE;
   static constexpr int SLICE_COLUMNS = BLOCKS * isa::BLOCK_COLUMNS;
+  static constexpr int UNITS = (ROWS + UNIT_ROWS - 1) / UNIT_ROWS;
+  static constexpr int SUM_VALUES = (COLUMNS + UNITS - 1) / UNITS;  // of the sum behind a post-norm, published by a unit
   static constexpr int UNIT_BYTES = BLOCKS * CONSUMER_WARPS * isa::BLOCK_BYTES;
   static constexpr int INPUT_STRIDE = isa::copy_stride((COLUMNS + 1) / 2);
   static constexpr int OUTPUT_STRIDE = isa::copy_stride(EPILOGUE == Epilogue::GATED ? ROWS / 4 : (ROWS + 1) / 2);

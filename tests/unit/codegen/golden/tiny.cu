@@ -242,6 +242,7 @@ struct Op1 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = true;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
@@ -296,6 +297,7 @@ struct Op3 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = true;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
@@ -325,6 +327,7 @@ struct Op4 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = true;
     static constexpr vm::Activation ACTIVATION = vm::Activation::SILU;
     static constexpr float SCALE = 1.000000000e+00f;
@@ -354,6 +357,7 @@ struct Op5 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = true;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
@@ -383,6 +387,7 @@ struct Op6 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = false;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;

@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu_check --out results [--only tests,memcheck] [--tokens 512]
 
-Runs the GPU tests, every family against transformers, compute-sanitizer's memcheck and racecheck on a small model, the
+Runs the GPU tests, every family against transformers, compute-sanitizer's memcheck and racecheck on small models, the
 numerics of full-size shapes, and the benchmarks: decode (without its baselines; changes since the committed results are
 printed), and sampling, prefill and startup, which fail where a target is missed. Logs and JSON go to the output folder;
 exits with 1 where anything failed or could not run.
@@ -25,6 +25,12 @@ from benchmarks.arguments import count, names
 CONTEXTS = "1,127,128,129,4096,8192"
 _SANITIZER = ("compute-sanitizer", "--error-exitcode", "3", "--tool")
 _TARGET = ("-m", "tests.gpu.sanitizer_target")
+_SANITIZED = {
+    "": "biases",
+    "-fused": "sandwich,layer-post-norm,two-ropes,learned-positions",
+    "-unfused": "unfused,unfused-post-norm,unfused-parallel",
+}
+"""Models of the sanitizer's target, by what is behind the name of a check."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,11 @@ def checks(out: Path, tokens: int) -> tuple[Check, ...]:
     return (
         Check("tests", (python, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu"), 420),
         Check("models", (python, "-m", "pytest", "-q", "-m", "gpu", "tests/models"), 420),
-        Check("memcheck", (*_SANITIZER, "memcheck", python, *_TARGET), 300),
-        Check("racecheck", (*_SANITIZER, "racecheck", python, *_TARGET, "--race-check"), 420),
+        *(
+            Check(tool + suffix, (*_SANITIZER, tool, python, *_TARGET, *flags, "--models", models), 420)
+            for tool, flags in (("memcheck", ()), ("racecheck", ("--race-check",)))
+            for suffix, models in _SANITIZED.items()
+        ),
         Check(
             "numerics",
             (python, "-m", "benchmarks.numerics", "--contexts", CONTEXTS, "--json", str(out / "numerics.json")),

@@ -51,13 +51,14 @@ def role_config(config: Config, role: Role) -> Config:
             post=None,
             post_bias=False,
             post_scale=1.0,
+            post_sum=False,
             input_copies=1,
             residual_copies=config.residual_copies if config.epilogue is Epilogue.RESIDUAL else 1,
         )
     whole = config.prologue is Prologue.LAYER or config.post is not None
     return replace(
         config,
-        rows=0,
+        rows=config.rows if config.post_sum else 0,
         epilogue=Epilogue.STORE,
         norm_eps=config.norm_eps if whole else 0.0,
         bias=False,

@@ -23,6 +23,7 @@ from jitmk.engine.tuning import Tuning, find_tuning
 from jitmk.errors import BackendError
 from jitmk.model.checkpoint import WeightSource
 from jitmk.model.spec import ModelSpec
+from jitmk.program.fusion import Fusion
 from jitmk.program.program import Buffer, BufferKind
 from jitmk.program.rope_layout import rope_rows
 from jitmk.program.weights import WeightPlan
@@ -43,6 +44,7 @@ class MegakernelBackend:
         gpu: the GPU.
         max_seq_len: positions of the KV cache.
         tuning: what is free to choose; None takes what `jitmk tune` stored for this kernel and GPU, else the defaults.
+        fused: as for `lower`.
         progress: whether long loads show a progress bar.
 
     Attributes:
@@ -66,6 +68,7 @@ class MegakernelBackend:
         max_seq_len: int,
         settings: Settings,
         tuning: Tuning | None = None,
+        fused: bool | Fusion = True,
         progress: bool = True,
     ) -> None:
         self._spec = spec
@@ -74,7 +77,7 @@ class MegakernelBackend:
         self.max_seq_len = max_seq_len
         # The kernel first: a model that cannot be compiled for should not be loaded.
         with note_if_slow(f"compiling the megakernel for {arch.name}, once", progress):
-            self.kernel = jit.build(render(kernel_variants(spec), spec, arch), arch, settings=settings)
+            self.kernel = jit.build(render(kernel_variants(spec, fused), spec, arch), arch, settings=settings)
             for_prefill = jit.build(render_prefill(spec), arch, settings=settings)
         self.tuning_origin = "given"
         if tuning is None:
@@ -82,7 +85,7 @@ class MegakernelBackend:
         if settings.print_configs:
             chosen = f"{self.kernel.info}, {tuning} ({self.tuning_origin})"
             print(f"jitmk: kernel {self.kernel.key[:16]}: {chosen}", file=sys.stderr)
-        programs = StepPrograms(spec, plan, arch, device, tuning)
+        programs = StepPrograms(spec, plan, arch, device, tuning, fused)
         largest = programs.largest_arena_words()
         needed = {
             "KV cache": kv_cache_bytes(spec, max_seq_len),

@@ -63,8 +63,8 @@ class MatvecConfig:
     """y = epilogue(W prologue(x) + b). Unit: 8 rows.
 
     With a `post`-norm, x is not the input but the residual after the block before, whose output is the input:
-    x = residual_in + post_scale * norm(input) in fp32. All of that is computed by every instruction for itself, and
-    published by nobody: RESIDUAL_NORM_ADD does so beside it. RMSNorm: Zhang and Sennrich 2019, arXiv:1910.07467;
+    x = residual_in + post_scale * norm(input) in fp32. All of that is computed by every instruction for itself; where
+    another block needs the sum, each unit publishes its part of it. RMSNorm: Zhang and Sennrich 2019, arXiv:1910.07467;
     LayerNorm: Ba et al. 2016, arXiv:1607.06450.
 
     Attributes:
@@ -75,12 +75,13 @@ class MatvecConfig:
         post: kind of the post-norm, or None. Not with the epilogue RESIDUAL.
         post_bias: whether it adds a bias.
         post_scale: what it is multiplied with.
+        post_sum: whether the sum behind a post-norm is published as residual_out, `sum_values` of it by each unit.
         bias: whether b is added to the rows.
         activation: f of ACTIVATED and GATED, else None.
         scale: what RESIDUAL and LOGITS multiply y with (b included), else 1.
         soft_cap: LOGITS become cap * tanh(y / cap), after the scale; None for no cap.
         input_copies: copies of the input.
-        residual_copies: of residual_in where a post-norm reads it whole; else of residual_out.
+        residual_copies: of residual_out, and of residual_in where a post-norm reads it whole.
         output_copies: see above.
     """
 
@@ -93,6 +94,7 @@ class MatvecConfig:
     post: NormKind | None = None
     post_bias: bool = False
     post_scale: float = 1.0
+    post_sum: bool = False
     bias: bool = False
     activation: Activation | None = None
     scale: float = 1.0
@@ -104,6 +106,11 @@ class MatvecConfig:
     @property
     def layout(self) -> MatrixLayout:
         return MatrixLayout(self.rows, self.columns)
+
+    @property
+    def sum_values(self) -> int:
+        """Values of the sum that a unit publishes; the last units may have fewer, or none."""
+        return ceil_div(self.columns, self.layout.units)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,8 @@ OPERANDS: Mapping[Opcode, tuple[str, ...]] = {
     # Units are groups of 8 rows of the residual. table, positions: the embedding matrix and that of learned positions.
     Opcode.EMBED: ("table", "positions", "output", "residual_out"),
     # Units are groups of 8 rows of the matrix. candidate: slot of the sampling candidate (LM head only).
-    # With a post-norm in the prologue, input is the output of the block before, and residual_in is read whole.
+    # With a post-norm in the prologue, input is the output of the block before, residual_in is read whole, and
+    # residual_out is the sum of both.
     Opcode.MATVEC: (
         "weights",
         "input",

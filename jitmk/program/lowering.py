@@ -109,12 +109,10 @@ class _Lowering:
         return residual
 
     def _sequential(self, layer: int, residual: _Residual) -> _Residual:
-        qkv = self._qkv(layer, residual)
-        residual = self._settled(layer - 1, "mlp", residual)
+        qkv, residual = self._qkv(layer, residual)
         attention = self._attention(layer, qkv)
         residual = self._block_end(layer, "attention", "o_proj", attention, residual)
-        hidden = self._gate_up(layer, residual, "mlp_norm")
-        residual = self._settled(layer, "attention", residual)
+        hidden, residual = self._gate_up(layer, residual, "mlp_norm")
         hidden = self._activated(layer, hidden)
         return self._block_end(layer, "mlp", "down", hidden, residual)
 
@@ -124,8 +122,8 @@ class _Lowering:
         if self.spec.pre_norm and not self.fusion.norm:
             # One norm for both, so one phase.
             source, norm = _Residual(residual.sum, self._norm(layer, norm, residual)), ""
-        qkv = self._qkv(layer, source, norm)
-        hidden = self._activated(layer, self._gate_up(layer, source, norm))
+        qkv, _ = self._qkv(layer, source, norm)
+        hidden = self._activated(layer, self._gate_up(layer, source, norm)[0])
         attention = self._attention(layer, qkv)
         if self.spec.post_norm or self.fusion.residual:
             residual = self._block_end(layer, "attention", "o_proj", attention, residual, last=False)
@@ -151,21 +149,21 @@ class _Lowering:
         self._read_residual(None, "lm_head", residual, "final_norm", config, candidates)
         self.b.phase("sample", "sample", Opcode.SAMPLE, SampleConfig(spec.vocab_size), 1, {"input": candidates})
 
-    def _qkv(self, layer: int, residual: _Residual, norm: str = "attention_norm") -> Buffer:
+    def _qkv(self, layer: int, residual: _Residual, norm: str = "attention_norm") -> tuple[Buffer, _Residual]:
+        """The projection's output, and the residual, of which nothing is pending any more."""
         spec = self.spec
         # A head's q, k and v are polled by the few SMs that attend with it.
         qkv = self.b.bf16(f"layers.{layer}.qkv.output", spec.qkv_rows)
         config = MatvecConfig(spec.qkv_rows, spec.hidden_size, Epilogue.STORE, bias=spec.qkv_bias)
-        self._read_residual(layer, "qkv", residual, norm, config, qkv)
-        return qkv
+        return qkv, self._read_residual(layer, "qkv", residual, norm, config, qkv)
 
     def _attention(self, layer: int, qkv: Buffer) -> Buffer:
         output = self.b.bf16(f"layers.{layer}.attention.output", self.spec.attention_size, POLLED_COPIES)
         lower_attention(self.b, self.spec, self.fusion, layer, self.splits, qkv, output)
         return output
 
-    def _gate_up(self, layer: int, residual: _Residual, norm: str) -> Buffer:
-        """Gate and up, or just up; activated if that is fused."""
+    def _gate_up(self, layer: int, residual: _Residual, norm: str) -> tuple[Buffer, _Residual]:
+        """Gate and up, or just up, activated if that is fused; and the residual, of which nothing is pending."""
         spec, fused = self.spec, self.fusion.activation
         name = "gate_up" if spec.gated else "up"
         rows = spec.intermediate_size * (2 if spec.gated else 1)
@@ -176,8 +174,7 @@ class _Lowering:
         hidden = self.b.bf16(
             f"layers.{layer}.{name}.output", spec.intermediate_size if fused else rows, config.output_copies
         )
-        self._read_residual(layer, name, residual, norm, config, hidden)
-        return hidden
+        return hidden, self._read_residual(layer, name, residual, norm, config, hidden)
 
     def _activated(self, layer: int, hidden: Buffer) -> Buffer:
         if self.fusion.activation:
@@ -193,15 +190,22 @@ class _Lowering:
 
     def _read_residual(
         self, layer: int | None, name: str, residual: _Residual, norm: str, config: MatvecConfig, output: Buffer
-    ) -> None:
-        """A projection of the residual, through what is pending and through a norm (`norm` empty: through none)."""
+    ) -> _Residual:
+        """A projection of the residual, through what is pending and through a norm (`norm` empty: through none).
+
+        Returns the residual with what was pending. Behind the last block nobody needs that, and it is not published.
+        """
         spec = self.spec
         normed = bool(norm) and (spec.pre_norm or layer is None)
         vectors: dict[str, str] = {}
         buffers = {"output": output}
+        after = residual
         if residual.pending is not None:
             buffers["input"], post = residual.pending
             buffers["residual_in"] = residual.sum
+            if layer is not None:
+                after = self._new_residual(post.removesuffix("_post_norm") + "_add", 0)
+                buffers["residual_out"] = after.sum
             vectors |= self._norm_vectors(post, "post_norm")
             config = replace(
                 config,
@@ -209,6 +213,7 @@ class _Lowering:
                 post=spec.norm.kind,
                 post_bias=spec.norm.bias,
                 post_scale=spec.residual_scale,
+                post_sum=layer is not None,
                 residual_copies=residual.sum.copies,
             )
         elif normed and not self.fusion.norm:
@@ -221,6 +226,7 @@ class _Lowering:
             prologue = _PROLOGUES[spec.norm.kind]
             config = replace(config, prologue=prologue, norm_eps=spec.norm.eps, norm_bias=spec.norm.bias)
         self._matvec(layer, name, replace(config, input_copies=buffers["input"].copies), buffers, vectors)
+        return after
 
     def _block_end(
         self, layer: int, block: str, name: str, x: Buffer, residual: _Residual, *, last: bool = True
@@ -281,13 +287,6 @@ class _Lowering:
     def _norm_vectors(self, name: str, operand: str) -> dict[str, str]:
         """Weight and bias of a norm, as operands."""
         return {operand: name} | ({operand + "_bias": name + "_bias"} if self.spec.norm.bias else {})
-
-    def _settled(self, layer: int, block: str, residual: _Residual) -> _Residual:
-        """The residual with what is pending: beside the projection that has just added it for itself."""
-        if residual.pending is None:
-            return residual
-        y, norm = residual.pending
-        return self._residual_norm_add(layer, block, y, norm, residual, 0)
 
     def _residual_norm_add(
         self, layer: int, block: str, y: Buffer, norm: str, residual: _Residual, copies: int

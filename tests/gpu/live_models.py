@@ -15,6 +15,7 @@ from jitmk.model.checkpoint import RandomCheckpoint
 from jitmk.model.spec import ModelSpec, RopeKind
 from jitmk.program.weights import plan_weights
 from jitmk.settings import Settings
+from tests.support.features import FEATURES, feature_spec
 from tests.support.shapes import llama
 from tests.support.tiny import ROPES
 
@@ -26,7 +27,7 @@ def _with_rope(spec: ModelSpec, kind: RopeKind) -> ModelSpec:
     return replace(spec, ropes=(replace(ROPES[kind], rotary_dim=spec.head_dim),))
 
 
-SPECS = {
+LLAMAS = {
     "gqa-64": llama(256, 704, 2, 4, 2, 64, vocab_size=1003, tied=True),
     "biases-80": _with_rope(
         llama(320, 640, 2, 4, 1, 80, vocab_size=1000, qkv_bias=True, o_bias=True, mlp_bias=True), RopeKind.LLAMA3
@@ -35,6 +36,17 @@ SPECS = {
     "gqa-128": llama(1536, 2304, 3, 12, 2, 128, vocab_size=5003),
     "mqa-256": llama(512, 640, 2, 8, 1, 256, vocab_size=1000),
     "mqa-16": llama(1024, 2304, 2, 16, 1, 64, vocab_size=5003, tied=True),
+}
+
+UNFUSED = "-unfused"
+"""Behind the name of a model whose program has every part as a phase of its own."""
+
+SPECS = {
+    **LLAMAS,
+    **{name: feature_spec(name) for name in FEATURES if name != "plain"},
+    **{
+        name + UNFUSED: feature_spec(name) for name in ("two-ropes", "learned-positions", "layer-post-norm", "parallel")
+    },
 }
 
 
@@ -53,9 +65,10 @@ def open_backend(
         plan_weights(spec),
         source(name),
         gpu,
-        max_seq_len=max_seq_len,
+        max_seq_len=min(max_seq_len, spec.max_positions),
         settings=settings,
         tuning=replace(default_tuning(spec, gpu.arch, max_seq_len), policy=policy),
+        fused=not name.endswith(UNFUSED),
         progress=False,
     )
 
@@ -70,6 +83,7 @@ class Live:
     """A model that tests share: they leave nothing behind but a cache that may be overwritten."""
 
     spec: ModelSpec
+    fused: bool
     backend: MegakernelBackend
 
 
@@ -80,20 +94,22 @@ class LiveModels:
         self._gpu = gpu
         self._settings = settings
         self._compiled: dict[str, Future[jit.CompiledKernel]] = {
-            name: pool.submit(self._compile, spec) for name, spec in SPECS.items()
+            name: pool.submit(self._compile, spec, not name.endswith(UNFUSED)) for name, spec in SPECS.items()
         }
         self._live: dict[str, Live] = {}
 
     def __getitem__(self, name: str) -> Live:
         if name not in self._live:
             self._compiled[name].result()  # from here on it is in the cache of this run
-            self._live[name] = Live(SPECS[name], open_backend(name, self._gpu, self._settings))
+            self._live[name] = Live(
+                SPECS[name], not name.endswith(UNFUSED), open_backend(name, self._gpu, self._settings)
+            )
         return self._live[name]
 
     def close(self) -> None:
         for live in self._live.values():
             live.backend.close()
 
-    def _compile(self, spec: ModelSpec) -> jit.CompiledKernel:
+    def _compile(self, spec: ModelSpec, fused: bool) -> jit.CompiledKernel:
         arch = self._gpu.arch
-        return jit.build(render(kernel_variants(spec), spec, arch), arch, settings=self._settings)
+        return jit.build(render(kernel_variants(spec, fused), spec, arch), arch, settings=self._settings)

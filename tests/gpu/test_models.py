@@ -7,17 +7,30 @@ from dataclasses import replace
 import pytest
 import torch
 
+from jitmk import jit
+from jitmk.codegen import render
 from jitmk.cuda.device import Device
+from jitmk.engine.arena import load_weights
+from jitmk.engine.backend import DeviceSampling
+from jitmk.engine.kv_cache import KvCache
+from jitmk.engine.launcher import MegakernelLauncher
+from jitmk.engine.step_programs import prepare
 from jitmk.errors import CompilerNotFoundError
 from jitmk.jit.nvcc import NvccCompiler
+from jitmk.model.checkpoint import RandomCheckpoint
+from jitmk.program.barriers import with_barriers
 from jitmk.program.lowering import lower
 from jitmk.program.program import BufferKind
+from jitmk.program.rope_layout import rope_rows
+from jitmk.program.weights import plan_weights
 from jitmk.reference.machine import ReferenceMachine
 from jitmk.reference.weights import ReferenceWeights
 from jitmk.schedule.policies import POLICIES
 from jitmk.settings import Settings
-from tests.gpu.live_models import SPECS, Live, LiveModels, open_backend, source
+from tests.gpu.live_models import LLAMAS, SPECS, Live, LiveModels, open_backend, source
 from tests.support.closeness import assert_close
+from tests.support.op_kernels import barrier_kernel, with_no_ops
+from tests.support.op_runner import KV_FLAGS, Data
 from tests.support.truth import mean_kl, relative_error, transformers_logits
 
 pytestmark = pytest.mark.gpu
@@ -34,7 +47,7 @@ def random_ids(count: int, vocab_size: int, seed: int = 5) -> list[int]:
 
 def _machine(weights: ReferenceWeights, live: Live, positions: int, splits: int) -> ReferenceMachine:
     """A reference machine whose cache holds what the GPU's does."""
-    machine = ReferenceMachine(live.spec, weights, splits=splits)
+    machine = ReferenceMachine(live.spec, weights, splits=splits, fused=live.fused)
     if positions:
         for layer in range(live.spec.num_layers):
             machine.cache.write(layer, 0, *live.backend.cached(layer, positions))
@@ -45,6 +58,7 @@ def _machine(weights: ReferenceWeights, live: Live, positions: int, splits: int)
 def test_every_phase_of_a_step(name: str, models: LiveModels) -> None:
     """In the order of the program, so that the first phase that differs is the one that is named."""
     live, weights = models[name], ReferenceWeights(SPECS[name], source(name))
+    kind = "phase of a model" if name in LLAMAS else "phase of a tiny model"
     ids = random_ids(64, live.spec.vocab_size)
     live.backend.forced_logits(ids, 0)
     for position, splits in PLACES:
@@ -52,20 +66,24 @@ def test_every_phase_of_a_step(name: str, models: LiveModels) -> None:
         machine.step(ids[position], position, want_logits=True)
         expected = machine.outputs()
         actual = live.backend.phase_outputs(ids[position], position, splits)
-        names = [b.name for b in lower(live.spec, splits).buffers if b.kind is not BufferKind.CANDIDATE]
+        program = lower(live.spec, splits, fused=live.fused)
+        names = [b.name for b in program.buffers if b.kind is not BufferKind.CANDIDATE]
         for buffer in (*names, "logits"):
             where = f"{buffer} at position {position}, {splits} splits"
-            assert_close("phase of a model", actual[buffer], expected[buffer], where)
+            assert_close(kind, actual[buffer], expected[buffer], where)
         for layer in range(live.spec.num_layers):
             keys, values = live.backend.cached(layer, position + 1)
             reference_keys, reference_values = machine.cache.read(layer, position + 1)
-            assert_close("phase of a model", keys[:, position], reference_keys[:, position], f"key of layer {layer}")
-            assert_close("phase of a model", values[:, position], reference_values[:, position], f"value of {layer}")
+            assert_close(kind, keys[:, position], reference_keys[:, position], f"key of layer {layer}")
+            assert_close(kind, values[:, position], reference_values[:, position], f"value of {layer}")
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", LLAMAS)
 def test_logits_are_as_close_to_the_truth_as_transformers_in_bf16(name: str, models: LiveModels) -> None:
-    """The project's tolerance: fp32 through transformers is the truth, its bf16 the distance that is allowed."""
+    """The project's tolerance: fp32 through transformers is the truth, its bf16 the distance that is allowed.
+
+    The other families are held to the same in tests/models.
+    """
     live = models[name]
     ids = random_ids(48, live.spec.vocab_size)
     truth = transformers_logits(live.spec, source(name), ids, torch.float32)
@@ -75,9 +93,10 @@ def test_logits_are_as_close_to_the_truth_as_transformers_in_bf16(name: str, mod
     assert mean_kl(ours, truth) <= mean_kl(theirs, truth)
 
 
-@pytest.mark.parametrize("name", SPECS)
+# LongRoPE's frequencies depend on how long the prompt is, and here there are prompts and none.
+@pytest.mark.parametrize("name", [name for name in SPECS if name != "partial-rope"])
 def test_decoding_agrees_with_prefill(name: str, models: LiveModels) -> None:
-    """Prefill through torch and decode through the kernel are two ways to the same logits, and to the same cache."""
+    """Prefill and decode are two ways to the same logits, and to the same cache."""
     live = models[name]
     ids = random_ids(100, live.spec.vocab_size)
     decoded = live.backend.forced_logits(ids, 0)
@@ -141,3 +160,37 @@ def test_both_compilers_make_the_same_kernel(models: LiveModels, gpu: Device, gp
             assert_close("phase of a model", backend.forced_logits(ids, 0), usual, backend.kernel.compiler)
         finally:
             backend.close()
+
+
+def test_barriers_and_instructions_without_effect_change_nothing(gpu: Device, gpu_settings: Settings) -> None:
+    kernel = barrier_kernel(gpu.arch.sm_count)
+    spec, plan = kernel.spec, plan_weights(kernel.spec)
+    compiled = jit.build(render(kernel.variants, spec, gpu.arch), gpu.arch, settings=gpu_settings)
+    plain = lower(spec, 3)
+    programs = (plain, with_barriers(plain, gpu.arch.sm_count), with_no_ops(plain, kernel))
+    device = torch.device("cuda", gpu.index)
+    arena = load_weights(plan, RandomCheckpoint(spec, 1), device, progress=False)
+    cache, rope = KvCache(spec, 64, device), torch.stack(rope_rows(spec, range(64)), dim=-1).contiguous().to(device)
+    data = Data(arena.weights, arena.constants, cache.tensor, rope)
+    launcher = MegakernelLauncher(
+        gpu,
+        compiled.cubin,
+        arena_words=max(program.arena_words for program in programs),
+        kv_flags=KV_FLAGS,
+        deadline_ms=gpu_settings.wait_deadline_ms,
+        window=3,
+        window_ahead=2,
+        operands=data.parameters(),
+    )
+    ids = random_ids(24, spec.vocab_size)
+    forced = torch.tensor(ids, dtype=torch.int32, device=device)
+    rows = []
+    for program in programs:
+        logits = torch.full((len(ids), spec.vocab_size), torch.nan, device=device)
+        prepared = prepare(program, plan, kernel.variants, gpu.arch, device)
+        launcher.launch(prepared, ids[0], 0, len(ids), DeviceSampling(), logits=logits, forced=forced)
+        launcher.synchronize()
+        rows.append(logits.cpu())
+    launcher.close()
+    assert bool(torch.isfinite(rows[0]).all())
+    assert torch.equal(rows[0], rows[1]) and torch.equal(rows[0], rows[2])

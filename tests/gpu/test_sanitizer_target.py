@@ -11,5 +11,6 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("race_check", [False, True])
-def test_every_way_to_run_agrees(race_check: bool, gpu: Device) -> None:
-    sanitizer_target.run(race_check=race_check)
+@pytest.mark.parametrize("name", sanitizer_target.TARGETS)
+def test_every_way_to_run_agrees(name: str, race_check: bool, gpu: Device) -> None:
+    sanitizer_target.run(name, race_check=race_check)

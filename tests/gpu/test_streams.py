@@ -19,7 +19,7 @@ from jitmk.reference.machine import ReferenceMachine
 from jitmk.reference.ops.sample_filter import Filters
 from jitmk.reference.weights import ReferenceWeights
 from jitmk.settings import Settings
-from tests.gpu.live_models import SPECS, Live, LiveModels, open_backend, source
+from tests.gpu.live_models import LLAMAS, Live, LiveModels, open_backend, source
 from tests.gpu.test_models import random_ids
 
 pytestmark = pytest.mark.gpu
@@ -37,7 +37,7 @@ def _stream(live: Live, steps: int = STEPS, sampling: DeviceSampling = GREEDY) -
     return ids[START], list(live.backend.decode_stream(ids[START], START, steps, sampling))
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", LLAMAS)
 def test_greedy_tokens_are_the_largest_logits(name: str, models: LiveModels) -> None:
     live = models[name]
     steps = 40  # within the contexts that have one split on every model here
@@ -92,7 +92,7 @@ def test_temperature_draws_what_the_reference_machine_draws(name: str, models: L
     assert decided >= len(tokens) // 2
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", LLAMAS)
 @pytest.mark.parametrize("filters", [Filters(top_k=5), Filters(top_p=0.5), Filters(min_p=0.2), Filters(40, 0.8, 0.01)])
 def test_filtered_tokens_are_left_by_the_host_too(filters: Filters, name: str, models: LiveModels) -> None:
     """The host's choice from the device's logits at every step, but where two keys are as good as equal."""
@@ -164,7 +164,7 @@ def test_up_to_the_last_position_of_the_cache(
     _, expected = _stream(live, max_seq_len - START)
     backend = open_backend("gqa-64", gpu, gpu_settings, max_seq_len=max_seq_len)
     try:
-        _, tokens = _stream(Live(live.spec, backend), max_seq_len - START)
+        _, tokens = _stream(Live(live.spec, True, backend), max_seq_len - START)
         ids = random_ids(max_seq_len, live.spec.vocab_size)
         logits = backend.forced_logits(ids, 0)
     finally:

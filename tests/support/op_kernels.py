@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jitmk.engine.step_programs import kernel_variants
 from jitmk.model.spec import Activation, LayerSpec, ModelSpec, NormKind, NormSpec, QkNorm, QkNormScope
 from jitmk.program.configs import BarrierConfig, Epilogue, NoOpConfig, Prologue, ZeroConfig
 from jitmk.program.isa import Opcode
 from jitmk.program.lowering import lower
-from jitmk.program.program import Variant
+from jitmk.program.program import Phase, Program, Variant
 from tests.support.features import FEATURES, feature_spec
 from tests.support.phases import NORM_EPS, matvec_variant
 from tests.support.shapes import llama
@@ -52,12 +52,16 @@ MATVEC_PARTS = (
             post=post,
             post_bias=post is LAYER,
             post_scale=0.5,
+            post_sum=prologue is not Prologue.RMS,
             prologue=prologue,
             norm_bias=prologue is Prologue.LAYER,
         )
         for post in NormKind
         for prologue in Prologue
     ),
+    # More units than columns, and as many columns as units.
+    matvec_variant(256, 16, STORE, "many-units", post=RMS, post_sum=True, prologue=Prologue.RMS),
+    matvec_variant(128, 16, STORE, "a-column-each", post=RMS, post_sum=True, prologue=Prologue.RMS),
 )
 
 # Odd shapes: fewer columns than a block, many chunks, vocabularies that end within a unit, more units than an SM has
@@ -80,7 +84,7 @@ MATVEC_SHAPES = (
 # Norms of wide vectors: constants that are fetched early and late, many chunks; a vocabulary of GPT-2's kind.
 MATVEC_WIDE_NORMS = (
     matvec_variant(5003, 768, LOGITS, prologue=Prologue.LAYER, norm_bias=True),
-    matvec_variant(64, 2304, GATED, post=RMS, prologue=Prologue.RMS),
+    matvec_variant(64, 2304, GATED, post=RMS, post_sum=True, prologue=Prologue.RMS),
     matvec_variant(64, 6144, STORE, prologue=Prologue.LAYER, norm_bias=True),
     matvec_variant(64, 5376, GATED, post=RMS, prologue=Prologue.RMS),
     matvec_variant(64, 12288, STORE, post=LAYER, post_bias=True, prologue=Prologue.LAYER, norm_bias=True),
@@ -186,6 +190,16 @@ def barrier_kernel(sms: int) -> OpKernel:
     spec = tiny_spec()
     extra = Variant("barrier", Opcode.BARRIER, BarrierConfig(sms)), Variant("no_op", Opcode.NO_OP, NoOpConfig())
     return OpKernel(f"barriers-{sms}", spec, (*kernel_variants(spec), *extra))
+
+
+def with_no_ops(program: Program, kernel: OpKernel) -> Program:
+    """A program of `barrier_kernel`'s model with a phase that does nothing behind every other."""
+    (variant,) = [v for v in kernel.variants if v.opcode is Opcode.NO_OP]
+    phases: list[Phase] = []
+    for phase in program.phases:
+        phases.append(replace(phase, index=len(phases)))
+        phases.append(Phase(len(phases), f"{phase.name}.no_op", variant, 4))
+    return replace(program, phases=tuple(phases), variants=(*program.variants, variant))
 
 
 _SMALL = tiny_spec(norm=NormSpec(RMS, NORM_EPS))

@@ -95,6 +95,8 @@ def matvec_program(variant: Variant) -> Program:
         buffer("output", BufferKind.BF16, values, config.output_copies)
     if config.post is not None:
         buffer("residual_in", BufferKind.FP32, config.columns, config.residual_copies)
+    if config.post_sum:
+        buffer("residual_out", BufferKind.FP32, config.columns, config.residual_copies)
     if config.epilogue is Epilogue.RESIDUAL:
         buffer("residual_in", BufferKind.FP32, config.rows)
         buffer("residual_out", BufferKind.FP32, config.rows, config.residual_copies)

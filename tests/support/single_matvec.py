@@ -58,11 +58,12 @@ def check_matvec(variant: Variant, outcome: Outcome, expected: Expected) -> None
         assert_close("fp32 sum" + rounded, outcome.logits, expected["output"], variant.name)
         _check_candidates(outcome, outcome.logits)
         return
-    written = {"output": config.output_copies > 0, "residual_out": config.epilogue is Epilogue.RESIDUAL}
+    added = config.epilogue is Epilogue.RESIDUAL or config.post_sum
+    written = {"output": config.output_copies > 0, "residual_out": added}
     assert outcome.outputs.keys() == {operand for operand, there in written.items() if there}
     for operand, values in outcome.outputs.items():
-        kind = "bf16 of a sum" if operand == "output" else "fp32 sum"
-        assert_close(kind + rounded, values, expected[operand], f"{operand} of {variant.name}")
+        kind = "bf16 of a sum" + rounded if operand == "output" else "fp32 sum"
+        assert_close(kind, values, expected[operand], f"{operand} of {variant.name}")
 
 
 def _check_candidates(outcome: Outcome, logits: torch.Tensor) -> None:

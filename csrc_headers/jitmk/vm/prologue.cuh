@@ -63,6 +63,31 @@ __device__ __forceinline__ void fetch_residual(const Consumer<G>& consumer, Slic
   }
 }
 
+// Publishes what lies in this warp's slice of the parts of the sum that belong to the instruction's units: SUM_VALUES to
+// each, in the order of the units.
+template <class M, class G>
+__device__ __forceinline__ void publish_sum(const Consumer<G>& consumer, Instruction in, const float* sum) {
+  constexpr int VALUES = M::SUM_VALUES, STRIDE = isa::copy_stride(M::COLUMNS);
+  const Context<G>& context = consumer.context;
+  const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
+  u64* output = context.params.words + in[isa::matvec::RESIDUAL_OUT];
+  const int first = context.warp * M::SLICE_COLUMNS, last = min(first + M::SLICE_COLUMNS, M::COLUMNS);
+  // The first of the units whose part reaches into the slice.
+  const int before = max(0, first / VALUES - begin + stride - 1) / stride;
+  for (int i = before + context.lane; i < count; i += WARP_LANES) {
+    const int part = (begin + i * stride) * VALUES;
+#pragma unroll
+    for (int v = 0; v < VALUES; v++) {
+      const int column = part + v;
+      if (column < first || column >= last) continue;
+      const u64 word = make_word(__float_as_uint(sum[column - first]), context.epoch());
+#pragma unroll
+      for (int copy = 0; copy < M::RESIDUAL_COPIES; copy++) ptx::store_relaxed_gpu(output + copy * STRIDE + column, word);
+    }
+  }
+  __syncwarp();
+}
+
 // The slice of M's input that belongs to this warp, after M's norms, as bf16 in shared memory. Returns this lane's share
 // of the sum of squares that the prologue RMS applies to the dot products.
 template <class M, class G>
@@ -97,9 +122,8 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
       if (!inside(i)) continue;
       const float4 y = add(multiply(norm(raw(i)), post_weight[i]), post_bias[i]);
       const float4 x = add(multiply(y, M::POST_SCALE), residual[quads.local(i)]);
-      if constexpr (LAYER) {
-        residual[quads.local(i)] = x;
-      } else {
+      if constexpr (LAYER || M::POST_SUM) residual[quads.local(i)] = x;
+      if constexpr (!LAYER) {
         if constexpr (RMS) square_sum += sum_of_squares(x);
         slice.put(quads.local(i), pack_bf16(RMS ? multiply(x, weight[i]) : x));
       }
@@ -114,6 +138,7 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
       if (inside(i)) slice.put(quads.local(i), pack_bf16(add(multiply(norm(value(i)), weight[i]), bias[i])));
   }
   __syncwarp();
+  if constexpr (M::POST_SUM) publish_sum<M>(consumer, in, reinterpret_cast<const float*>(residual));
   return square_sum;
 }
 

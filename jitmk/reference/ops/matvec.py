@@ -57,15 +57,19 @@ def matvec(
 
     Returns:
         By operand, [tokens, values of the units]: "output" (bf16 values; for LOGITS the fp32 logits), and for RESIDUAL
-        "residual_out", the fp32 sum.
+        "residual_out", the fp32 sum; with `post_sum` that is x of a post-norm, `sum_values` of it for each unit.
     """
     rows = unit_values(units, config.rows)
     selected = weights if len(units) == config.layout.units and units.step == 1 else weights[rows]
-    operand, scale = prologue(config, x, vectors, residual, sums)
+    total = residual_sum(config, x, vectors, residual, sums)
+    operand, scale = _normed(config, total, vectors, sums)
     y = F.linear(operand.to(sums), selected.to(sums)) * scale
     if vectors.bias is not None:
         y = y + vectors.bias[rows]
-    return _epilogue(config, y, residual)
+    outputs = _epilogue(config, y, residual)
+    if config.post_sum:
+        outputs["residual_out"] = total[:, unit_values(units, config.columns, config.sum_values)]
+    return outputs
 
 
 def prologue(
@@ -79,10 +83,23 @@ def prologue(
 
     Arguments are those of `matvec`.
     """
-    if config.post is not None:
-        assert residual is not None and vectors.post_norm is not None, "a post-norm needs the residual and a weight"
-        eps, bias = config.norm_eps, vectors.post_norm_bias
-        x = (residual + config.post_scale * normalise(config.post, x, vectors.post_norm, bias, eps, sums)).float()
+    return _normed(config, residual_sum(config, x, vectors, residual, sums), vectors, sums)
+
+
+def residual_sum(
+    config: MatvecConfig, x: torch.Tensor, vectors: MatvecVectors, residual: torch.Tensor | None, sums: torch.dtype
+) -> torch.Tensor:
+    """The residual behind a post-norm, fp32 [tokens, columns]; x without one. Arguments are those of `matvec`."""
+    if config.post is None:
+        return x
+    assert residual is not None and vectors.post_norm is not None, "a post-norm needs the residual and a weight"
+    eps, bias = config.norm_eps, vectors.post_norm_bias
+    return (residual + config.post_scale * normalise(config.post, x, vectors.post_norm, bias, eps, sums)).float()
+
+
+def _normed(
+    config: MatvecConfig, x: torch.Tensor, vectors: MatvecVectors, sums: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor | float]:
     if config.prologue is Prologue.NONE:
         return to_bf16(x), 1.0
     assert vectors.norm is not None, "the prologue needs the norm's weight"

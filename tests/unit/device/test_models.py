@@ -10,15 +10,14 @@ import torch
 from jitmk.engine.backend import DeviceSampling
 from jitmk.engine.philox import gumbel
 from jitmk.program.barriers import with_barriers
-from jitmk.program.isa import Opcode
 from jitmk.program.lowering import lower
-from jitmk.program.program import Phase, Program
 from jitmk.reference.machine import ReferenceMachine
 from jitmk.reference.weights import ReferenceWeights
 from tests.support.closeness import assert_close
 from tests.support.features import FEATURES
 from tests.support.megakernel_on_host import SMS
 from tests.support.model_on_host import HostModel
+from tests.support.op_kernels import with_no_ops
 from tests.unit.device.conftest import HostRunners, host_kernel
 
 # From the last positions of a tile to the first of the next, past most windows of FEATURES.
@@ -76,19 +75,9 @@ def test_tokens_are_drawn_on_the_device(host_runners: HostRunners) -> None:
         assert ended == tokens[: tokens.index(stop) + 1]
 
 
-def _with_no_ops(program: Program) -> Program:
-    """A phase that does nothing behind every other."""
-    (variant,) = [v for v in host_kernel("barriers").variants if v.opcode is Opcode.NO_OP]
-    phases: list[Phase] = []
-    for phase in program.phases:
-        phases.append(replace(phase, index=len(phases)))
-        phases.append(Phase(len(phases), f"{phase.name}.no_op", variant, 4))
-    return replace(program, phases=tuple(phases), variants=(*program.variants, variant))
-
-
 def test_barriers_and_instructions_without_effect_change_nothing(host_runners: HostRunners) -> None:
     model = host_runners.model("barriers")
     plain = lower(model.spec, 3)
     usual = model.forced_logits(model.prepare(plain), IDS, START)
-    for program in (with_barriers(plain, SMS), _with_no_ops(plain)):
+    for program in (with_barriers(plain, SMS), with_no_ops(plain, host_kernel("barriers"))):
         assert torch.equal(model.forced_logits(model.prepare(program), IDS, START), usual)

@@ -44,8 +44,8 @@ def layer_phases(name: str, layer: int = 1, **arguments: Any) -> list[str]:
 
 
 PHASES = {
-    "sandwich": ["qkv", "attention", "o_proj", "gate_up", "attention_add", "down"],
-    "post-norm": ["qkv", "q_norm", "k_norm", "attention", "o_proj", "gate_up", "attention_add", "down"],
+    "sandwich": ["qkv", "attention", "o_proj", "gate_up", "down"],
+    "post-norm": ["qkv", "q_norm", "k_norm", "attention", "o_proj", "gate_up", "down"],
     "learned-positions": ["qkv", "attention", "o_proj", "up", "down"],
     "multipliers": ["qkv", "attention", "o_proj", "gate_up", "down"],
     "parallel": ["qkv", "gate_up", "q_norm", "k_norm", "attention", "o_proj", "down"],
@@ -57,11 +57,16 @@ def test_phases_of_a_fused_layer(name: str) -> None:
     assert layer_phases(name) == PHASES[name]
 
 
-def test_a_sandwich_publishes_the_residual_beside_the_projection_that_makes_it_for_itself() -> None:
-    names = [phase.name for phase in lower(feature_spec("sandwich")).phases]
-    assert names.index("layers.0.mlp_add") == names.index("layers.1.qkv") + 1
-    assert names.index("layers.0.attention_add") == names.index("layers.0.gate_up") + 1
-    assert "layers.1.mlp_add" not in names, "nobody reads the residual behind the last block"
+def test_a_sandwich_publishes_the_residual_in_the_projection_that_makes_it_for_itself() -> None:
+    program = lower(feature_spec("sandwich"))
+    writers = {phase.buffers["residual_out"].name: phase for phase in program.phases if "residual_out" in phase.buffers}
+    assert writers["layers.0.mlp_add.residual"].name == "layers.1.qkv"
+    assert writers["layers.0.attention_add.residual"].name == "layers.0.gate_up"
+    assert "layers.1.mlp_add.residual" not in writers, "nobody reads the residual behind the last block"
+    for phase in writers.values():
+        parts = [span for unit in range(phase.units) for span in phase.writes(unit) if span.operand == "residual_out"]
+        assert [span.begin for span in parts] == [0, *(span.end for span in parts[:-1])]
+        assert parts[-1].end == phase.buffers["residual_out"].values and all(s.begin < s.end for s in parts)
 
 
 def test_phases_of_an_unfused_layer() -> None:

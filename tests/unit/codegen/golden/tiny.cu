@@ -256,6 +256,7 @@ struct Op1 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = false;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
@@ -276,6 +277,7 @@ struct Op1 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = false;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
@@ -296,6 +298,7 @@ struct Op1 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = true;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
@@ -349,6 +352,7 @@ struct Op3 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = false;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
@@ -369,6 +373,7 @@ struct Op3 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = false;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
@@ -389,6 +394,7 @@ struct Op3 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = true;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
@@ -417,6 +423,7 @@ struct Op4 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = false;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
@@ -437,6 +444,7 @@ struct Op4 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = false;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
@@ -457,6 +465,7 @@ struct Op4 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = true;
     static constexpr vm::Activation ACTIVATION = vm::Activation::SILU;
     static constexpr float SCALE = 1.000000000e+00f;
@@ -485,6 +494,7 @@ struct Op5 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = false;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
@@ -505,6 +515,7 @@ struct Op5 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = false;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
@@ -525,6 +536,7 @@ struct Op5 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = true;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
@@ -553,6 +565,7 @@ struct Op6 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = false;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
@@ -573,6 +586,7 @@ struct Op6 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = false;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
@@ -593,6 +607,7 @@ struct Op6 {
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
     static constexpr bool BIAS = false;
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;

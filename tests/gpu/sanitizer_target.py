@@ -5,8 +5,8 @@
 
 Models of two layers that between them have every opcode, prologue and epilogue: a prompt, then decode steps with one
 split and with three, one and several a launch, greedy, drawn and drawn with filters, up to the last position of the
-cache. It checks its own results, so that a sanitizer that changes timing without finding anything has found that nothing
-depends on it.
+cache. It checks its own results, so that a sanitizer that changes timing without finding anything has found that
+nothing depends on it.
 """
 
 from __future__ import annotations

@@ -76,7 +76,8 @@ __device__ __forceinline__ void load_attention(Loader<G>& loader, Instruction in
   for (int i = 0; i < count; i++) {
     const AttentionUnit<A> unit(begin + i * stride, splits, context.position(), window);
     // What this launch appended; what was there before it needs no flag.
-    if (context.step > 0 && unit.last_tile * tile::TILE_POSITIONS > p.position) loader.acquire_kv(p.kv_ready + layer * A::KV_HEADS + unit.kv_head, context.epoch() - 1);
+    if (context.step > 0 && unit.last_tile * tile::TILE_POSITIONS > p.position)
+      loader.acquire_kv(p.kv_ready + layer * A::KV_HEADS + unit.kv_head, context.epoch() - 1);
     const unsigned char* head = p.kv + layer * p.kv_layer_stride + unit.kv_head * p.kv_head_stride;
     for (int t = unit.first_tile; t < unit.last_tile; t += CHUNK_TILES)
       loader.load(head + static_cast<i64>(t) * A::TILE_BYTES, min(CHUNK_TILES, unit.last_tile - t) * A::TILE_BYTES);
@@ -124,7 +125,9 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
     const bool is_query = item < unit.heads, is_key = item == unit.heads;
     const int head = is_query ? unit.head + item : A::HEADS + (is_key ? 0 : A::KV_HEADS) + unit.kv_head;
     const u64* from = (is_query || is_key ? operands.qkv : operands.values) + head * (D / 2);
-    u32* target = reinterpret_cast<u32*>(is_query ? shared.query + item * AttentionShared<G>::QUERY_STRIDE : is_key ? shared.new_key : shared.new_value);
+    u32* target = reinterpret_cast<u32*>(is_query ? shared.query + item * AttentionShared<G>::QUERY_STRIDE
+                                         : is_key ? shared.new_key
+                                                  : shared.new_value);
     float4 x[PER_LANE], cos_sin[PER_LANE], weight[PER_LANE];
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
@@ -253,7 +256,8 @@ __device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const A
     } else {
       const u64 word = make_word(ptx::pack_bf16(low / sum, high / sum), epoch);
 #pragma unroll
-      for (int copy = 0; copy < A::OUTPUT_COPIES; copy++) ptx::store_relaxed_gpu(output + copy * A::OUTPUT_STRIDE + (unit.head + head) * PAIRS + pair, word);
+      for (int copy = 0; copy < A::OUTPUT_COPIES; copy++)
+        ptx::store_relaxed_gpu(output + copy * A::OUTPUT_STRIDE + (unit.head + head) * PAIRS + pair, word);
     }
   }
 }

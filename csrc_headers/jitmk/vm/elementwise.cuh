@@ -92,8 +92,7 @@ template <class E, class G>
 __device__ __forceinline__ void consume_zero(Consumer<G>& consumer, Instruction in) {
   const Context<G>& context = consumer.context;
   u64* output = context.params.words + in[isa::zero::OUTPUT];
-  for_each_quad(consumer, in, E::VALUES,
-                [&](int quad, bool inside) { publish_output<E>(context, output, quad, make_float4(0, 0, 0, 0), inside); });
+  for_each_quad(consumer, in, E::VALUES, [&](int quad, bool inside) { publish_output<E>(context, output, quad, make_float4(0, 0, 0, 0), inside); });
 }
 
 }  // namespace jitmk::vm

@@ -35,7 +35,8 @@ __device__ __forceinline__ void store_embed(Storer<G>& storer, Instruction in) {
   const unsigned char* table = p.weights + static_cast<i64>(in[isa::embed::TABLE]) * isa::GRAIN_BYTES;
   const u32* positions = nullptr;
   if constexpr (E::POSITIONS)
-    positions = reinterpret_cast<const u32*>(p.weights + static_cast<i64>(in[isa::embed::POSITIONS]) * isa::GRAIN_BYTES) + static_cast<i64>(context.position()) * (E::HIDDEN_SIZE / 2);
+    positions = reinterpret_cast<const u32*>(p.weights + static_cast<i64>(in[isa::embed::POSITIONS]) * isa::GRAIN_BYTES) +
+                static_cast<i64>(context.position()) * (E::HIDDEN_SIZE / 2);
   u64* output = p.words + in[isa::embed::OUTPUT];
   u64* residual = p.words + in[isa::embed::RESIDUAL_OUT];
   const u32 epoch = context.epoch();

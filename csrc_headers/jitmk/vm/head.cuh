@@ -40,7 +40,8 @@ __device__ __forceinline__ HeadQuad pack_quad(float4 x) {
 template <int D>
 __device__ __forceinline__ u16* tile_of(const Params& p, int layer, int kv_head, int position) {
   constexpr int TILE_BYTES = tile::TILE_POSITIONS * D * 2 * 2;
-  return reinterpret_cast<u16*>(p.kv + layer * p.kv_layer_stride + kv_head * p.kv_head_stride + static_cast<i64>(position / tile::TILE_POSITIONS) * TILE_BYTES);
+  return reinterpret_cast<u16*>(p.kv + layer * p.kv_layer_stride + kv_head * p.kv_head_stride +
+                                static_cast<i64>(position / tile::TILE_POSITIONS) * TILE_BYTES);
 }
 
 // Stores a quad of a key in the tile of its position.
@@ -103,8 +104,8 @@ __device__ __forceinline__ float4 quad_weight(const float* weight, int quad) {
 template <NormKind KIND, class Quads>
 __device__ __forceinline__ void normalise_head(float4 (&x)[Quads::PER_LANE], const float4 (&weight)[Quads::PER_LANE], float eps, int lane) {
   constexpr float COUNT = 4 * Quads::QUADS;
-  const Moments m = warp_moments<KIND, Quads::PER_LANE>(
-      COUNT, [&x](int i) { return x[i]; }, [lane](int i) { return lane + i * WARP_LANES < Quads::QUADS; });
+  const Moments m =
+      warp_moments<KIND, Quads::PER_LANE>(COUNT, [&x](int i) { return x[i]; }, [lane](int i) { return lane + i * WARP_LANES < Quads::QUADS; });
   const Normaliser norm = normaliser(m.mean, m.squares, COUNT, eps);
 #pragma unroll
   for (int i = 0; i < Quads::PER_LANE; i++) x[i] = multiply(norm(x[i]), weight[i]);

@@ -171,7 +171,8 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
       const float next = __shfl_down_sync(ALL_LANES, y, 1);
       if (inside && row % 2 == 0) publish_pair<M>(output, lane, global_row / 2, y, next, epoch);
       const int copy = M::RESIDUAL_COPIES > 1 ? 3 - share : 0;
-      if (inside && share >= 4 - M::RESIDUAL_COPIES) ptx::store_relaxed_gpu(residual_out + copy * M::RESIDUAL_STRIDE + global_row, make_word(__float_as_uint(y), epoch));
+      if (inside && share >= 4 - M::RESIDUAL_COPIES)
+        ptx::store_relaxed_gpu(residual_out + copy * M::RESIDUAL_STRIDE + global_row, make_word(__float_as_uint(y), epoch));
     } else if constexpr (M::EPILOGUE == Epilogue::ACTIVATED) {
       const float activated = activate<M::ACTIVATION>(y), next = __shfl_down_sync(ALL_LANES, activated, 1);
       if (inside && row % 2 == 0) publish_pair<M>(output, lane, global_row / 2, activated, next, epoch);

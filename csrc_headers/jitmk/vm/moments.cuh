@@ -74,8 +74,7 @@ __device__ __forceinline__ Normaliser exchange_moments(Consumer<G>& consumer, Mo
 // The norm of a vector that is dealt to all consumer threads.
 template <NormKind KIND, class G, class Quads>
 __device__ __forceinline__ Normaliser block_normaliser(Consumer<G>& consumer, Quads quads, const float4 (&x)[Quads::PER_LANE], float eps) {
-  const Moments mine = warp_moments<KIND, Quads::PER_LANE>(
-      quads.count(), [&x](int i) { return x[i]; }, [quads](int i) { return quads.inside(i); });
+  const Moments mine = warp_moments<KIND, Quads::PER_LANE>(quads.count(), [&x](int i) { return x[i]; }, [quads](int i) { return quads.inside(i); });
   return exchange_moments<KIND>(consumer, mine, 4 * Quads::QUADS, eps);
 }
 

@@ -115,8 +115,7 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
   const auto raw = [slice, quads](int i) { return unpack_bf16(slice[quads.local(i)]); };
   float square_sum = 0;
   if constexpr (POST) {
-    const Normaliser norm =
-        exchange_moments<M::POST>(consumer, warp_moments<M::POST, PER_LANE>(quads.count(), raw, inside), M::COLUMNS, M::NORM_EPS);
+    const Normaliser norm = exchange_moments<M::POST>(consumer, warp_moments<M::POST, PER_LANE>(quads.count(), raw, inside), M::COLUMNS, M::NORM_EPS);
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
       if (!inside(i)) continue;
@@ -131,8 +130,8 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
   }
   if constexpr (LAYER) {
     const auto value = [raw, residual, quads](int i) { return POST ? residual[quads.local(i)] : raw(i); };
-    const Normaliser norm = exchange_moments<NormKind::LAYER>(consumer, warp_moments<NormKind::LAYER, PER_LANE>(quads.count(), value, inside),
-                                                              M::COLUMNS, M::NORM_EPS);
+    const Normaliser norm =
+        exchange_moments<NormKind::LAYER>(consumer, warp_moments<NormKind::LAYER, PER_LANE>(quads.count(), value, inside), M::COLUMNS, M::NORM_EPS);
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++)
       if (inside(i)) slice.put(quads.local(i), pack_bf16(add(multiply(norm(value(i)), weight[i]), bias[i])));

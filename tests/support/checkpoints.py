@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ def random_model(family: str, config: dict[str, Any], seed: int) -> Any:
     import transformers
 
     classes: Any = transformers  # without types
-    model = classes.AutoModelForCausalLM.from_config(classes.AutoConfig.for_model(family, **config))
+    model = classes.AutoModelForCausalLM.from_config(classes.AutoConfig.for_model(family, **deepcopy(dict(config))))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -193,12 +193,12 @@ def barrier_kernel(sms: int) -> OpKernel:
 
 
 def with_no_ops(program: Program, kernel: OpKernel) -> Program:
-    """A program of `barrier_kernel`'s model with a phase that does nothing behind every other."""
+    """A program of `barrier_kernel`'s model with a phase that does nothing in front of every other."""
     (variant,) = [v for v in kernel.variants if v.opcode is Opcode.NO_OP]
     phases: list[Phase] = []
     for phase in program.phases:
-        phases.append(replace(phase, index=len(phases)))
         phases.append(Phase(len(phases), f"{phase.name}.no_op", variant, 4))
+        phases.append(replace(phase, index=len(phases)))  # a step ends with a sample
     return replace(program, phases=tuple(phases), variants=(*program.variants, variant))
 
 

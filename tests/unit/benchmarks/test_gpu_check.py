@@ -22,7 +22,8 @@ PARSERS = {
 def test_every_check_calls_a_module_that_is_there_with_arguments_that_it_takes(tmp_path: Path) -> None:
     known = checks(tmp_path, 128)
     assert [check.name for check in known] == [
-        *("tests", "models", "memcheck", "racecheck", "numerics"),
+        *("tests", "models", "memcheck", "memcheck-fused", "memcheck-unfused"),
+        *("racecheck", "racecheck-fused", "racecheck-unfused", "numerics"),
         *("decode", "sampling", "prefill", "startup"),
     ]
     for check in known:

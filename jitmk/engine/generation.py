@@ -58,26 +58,46 @@ def text_decoder(tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> TextDecode
     return tokenizer.stream_decoder()
 
 
-def choose_tokens(backend: DecodeBackend, ids: Sequence[int], params: SamplingParams) -> Generator[_Choice, None, None]:
+def choose_tokens(
+    backend: DecodeBackend, ids: Sequence[int], params: SamplingParams, recompute_after: int | None = None
+) -> Generator[_Choice, None, None]:
     """The tokens that follow a prompt, `params.max_new_tokens` of them; who reads them looks for ends of text.
 
     Greedy decoding and draws are left to the backend; what needs the logits (penalties, log probabilities) goes through
     the host, token by token. Both draw with the same noise, and filter alike.
+
+    Args:
+        recompute_after: see `ModelSpec.recompute_after`.
     """
     previous = list(ids)
-    token, logprobs = sample(backend.prefill(ids), params, len(previous), previous)
-    yield token, logprobs
-    if not params.needs_logits:
-        sampling = DeviceSampling(params.temperature, params.seed, tuple(params.ending_token_ids), params.filters)
-        stream = backend.decode_stream(token, len(previous), params.max_new_tokens - 1, sampling)
-        with closing(stream):
-            for token in stream:
-                yield token, None
-        return
-    for position in range(len(ids), len(ids) + params.max_new_tokens - 1):
+    last = len(ids) + params.max_new_tokens
+    while True:
+        # All that there is so far is (again) a prompt.
+        token, logprobs = sample(backend.prefill(previous), params, len(previous), previous)
         previous.append(token)
-        token, logprobs = sample(backend.step_logits(token, position), params, len(previous), previous)
         yield token, logprobs
+        switches = recompute_after is not None and len(previous) <= recompute_after + 1 < last
+        end = recompute_after + 1 if switches and recompute_after is not None else last
+        for token, logprobs in _decode(backend, previous, end - len(previous), params):
+            previous.append(token)
+            yield token, logprobs
+        if not switches or token in params.ending_token_ids:
+            return
+
+
+def _decode(
+    backend: DecodeBackend, previous: Sequence[int], steps: int, params: SamplingParams
+) -> Generator[_Choice, None, None]:
+    """`steps` tokens behind `previous`, of which the cache has all but the last; the caller adds them to it."""
+    if params.needs_logits:
+        for _ in range(steps):
+            logits = backend.step_logits(previous[-1], len(previous) - 1)
+            yield sample(logits, params, len(previous), list(previous))
+        return
+    sampling = DeviceSampling(params.temperature, params.seed, tuple(params.ending_token_ids), params.filters)
+    with closing(backend.decode_stream(previous[-1], len(previous) - 1, steps, sampling)) as stream:
+        for token in stream:
+            yield token, None
 
 
 class TextStream:
@@ -93,6 +113,7 @@ class TextStream:
         params: how to choose tokens, and when to end; prompt and tokens fit into the backend.
         turn: is entered while the backend is used.
         check: is called before each piece, and raises when there can be no more.
+        recompute_after: as for `choose_tokens`.
     """
 
     def __init__(
@@ -103,10 +124,11 @@ class TextStream:
         params: SamplingParams,
         turn: AbstractContextManager[None],
         check: Callable[[], None],
+        recompute_after: int | None = None,
     ) -> None:
         self._check = check
         self._record = _Record(len(ids), params)
-        choices = choose_tokens(backend, ids, params)
+        choices = choose_tokens(backend, ids, params, recompute_after)
         # The generator must not refer to this object: a stream that is dropped half read is freed, and ends, at once.
         self._pieces = _pieces(choices, decoder, params, turn, self._record)
 

@@ -118,7 +118,8 @@ class Model:
             decoder = text_decoder(self._tokenizer, ids if isinstance(prompt, str) else ())
         elif params.stop:
             raise missing_tokenizer(self.folder)
-        return TextStream(self._backend, decoder, ids, params, self._turn(), self._require_open)
+        recompute_after = self.spec.recompute_after
+        return TextStream(self._backend, decoder, ids, params, self._turn(), self._require_open, recompute_after)
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
         """The logits after every token of a sequence, fp32 [len(ids), vocab_size] on the CPU.

@@ -190,6 +190,15 @@ class ModelSpec:
     tied_embeddings: bool
 
     @property
+    def recompute_after(self) -> int | None:
+        """The length in tokens past which LongRoPE has other frequencies for all positions; None if there is none.
+
+        A sequence that grows past it is computed anew, as transformers does, so that its keys are rotated alike.
+        """
+        switches = [rope.original_max_positions for rope in self.ropes if rope.kind is RopeKind.LONGROPE]
+        return min(switches) if switches and min(switches) < self.max_positions else None
+
+    @property
     def query_group(self) -> int:
         """Query heads that share one key/value head."""
         return self.num_heads // self.num_kv_heads

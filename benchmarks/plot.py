@@ -159,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("results", type=Path, help="a file of benchmarks.decode")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the SVG file to write")
     args = parser.parse_args(arguments)
+    if args.out.suffix != ".svg":
+        parser.error(f"{args.out} does not end in .svg, and it is SVG that is written")
     try:
         draw(read_records(args.results), args.out)
     except JitmkError as error:

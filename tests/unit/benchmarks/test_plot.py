@@ -91,3 +91,10 @@ def test_without_matplotlib_it_says_so(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(BenchmarkError, match=r"drawing needs matplotlib: run pip install -e '\.\[bench\]'"):
         draw(RECORDS, tmp_path / "out.svg")
     assert not (tmp_path / "out.svg").exists()
+
+
+def test_only_svg_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / "result.json"), "-o", str(tmp_path / "plot.png")])
+    assert "does not end in .svg" in capsys.readouterr().err
+    assert not (tmp_path / "plot.png").exists()

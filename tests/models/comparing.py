@@ -55,15 +55,26 @@ class Case:
 
 
 @torch.inference_mode()
-def transformers_logits(folder: Path, dtype: torch.dtype, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of the prompt, and of the other tokens decoded one by one with a cache; fp32."""
+def transformers_logits(
+    folder: Path, dtype: torch.dtype, ids: list[int], *, generated: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the prompt, and of the other tokens decoded one by one with a cache; fp32.
+
+    If they were `generated`, Phi-3's cache is computed anew where they pass the original context of its LongRoPE, as
+    transformers' `generate` does.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about configs that it reads, not about what it computes
         model = load_transformers(folder, dtype)
     out = model(torch.tensor([ids[:PROMPT]]), use_cache=True)
     prompt, cache, rows = out.logits[0].float(), out.past_key_values, []
-    for token in ids[PROMPT:]:
-        out = model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+    original = getattr(model.config, "original_max_position_embeddings", None)
+    for length, token in enumerate(ids[PROMPT:], PROMPT + 1):
+        if generated and original is not None and length == original + 1:
+            out = model(torch.tensor([ids[:length]]), use_cache=True)  # other frequencies from here on
+            cache = out.past_key_values
+        else:
+            out = model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
         rows.append(out.logits[0, -1].float())
     return prompt, torch.stack(rows)
 

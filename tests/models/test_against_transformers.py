@@ -54,6 +54,9 @@ def test_greedy_tokens_where_the_choice_is_clear(case: Case, model: Model) -> No
     """The truth, given jitmk's tokens so far, would choose the next one too, unless its top two are within noise."""
     result = model.generate(case.ids[:PROMPT], max_new_tokens=STEPS, temperature=0, eos_token_ids=[])
     prompt, decoded = transformers_logits(
-        case.folder, torch.float32, case.ids[:PROMPT] + list(result.token_ids[: STEPS - 1])
+        case.folder,
+        torch.float32,
+        case.ids[:PROMPT] + list(result.token_ids[: STEPS - 1]),
+        generated=True,
     )
     assert_chosen_where_clear(list(result.token_ids), torch.cat((prompt[-1:], decoded)), case.noise)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import pytest
 
 from jitmk.arch import GpuArch
-from jitmk.codegen import BuildOptions
+from jitmk.codegen import BuildOptions, render
 from jitmk.codegen.stream import render_stream
+from jitmk.engine.step_programs import kernel_variants
 from jitmk.errors import CodegenError
 from jitmk.jit import build
 from jitmk.model.families import spec_from_config
+from jitmk.program.isa import Opcode
 from tests.compile.kernels import ARCHS, BY_NAME, CASES, MAX_REGISTERS, Shape, compile_shape
 from tests.support.checkpoints import TINY_OF
 from tests.support.compilers import COMPILERS, require_compiler
+from tests.support.op_kernels import KERNELS, barrier_kernel
 from tests.support.shapes import llama
+from tests.support.tiny import tiny_spec
 
 
 @pytest.mark.parametrize("compiler_name", COMPILERS)
@@ -27,6 +31,19 @@ def test_kernel_compiles_and_fits(name: str, arch_name: str, compiler_name: str)
     assert info.registers <= MAX_REGISTERS
     assert info.shared == 0, "all shared memory is dynamic: static would come on top of what the launch asks for"
     assert info.spills <= shape.spilled_bytes, kernel.log
+
+
+@pytest.mark.parametrize("arch_name", ARCHS)
+def test_opcodes_that_no_llama_has_compile(arch_name: str) -> None:
+    """With the cases above, every opcode compiles for every architecture."""
+    arch, shape = GpuArch.parse(arch_name), BY_NAME["1b"]
+    kernels = (barrier_kernel(arch.sm_count), *KERNELS.values())
+    usual = {variant.opcode for variant in kernel_variants(shape.spec)}
+    others = {v.opcode: v for kernel in kernels for v in kernel.variants if v.opcode not in usual}
+    assert usual | others.keys() == set(Opcode)
+    source = render(tuple(others.values()), tiny_spec(), arch)
+    kernel = build(source, arch, compiler=require_compiler("nvrtc", arch))
+    assert kernel.info.registers is not None and kernel.info.registers <= MAX_REGISTERS
 
 
 @pytest.mark.parametrize("family", TINY_OF)

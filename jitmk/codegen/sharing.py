@@ -1,8 +1,9 @@
 """Which variants share code: what a role does of an opcode depends on a part of its config only.
 
-Less code compiles faster and leaves more room in the instruction cache. A role's code is rendered from a config in
-which everything that the role must not depend on is neutral, so that a kernel that did depend on it would be wrong for
-every model, and no test could miss it.
+Less code compiles faster and leaves more room in the instruction cache. A projection's code is rendered, role by role,
+from a config in which everything that the role must not depend on is neutral, so that a kernel that did depend on it
+would be wrong for every model, and no test could miss it. Attention over parts of the context runs the code for all of
+it.
 """
 
 from __future__ import annotations

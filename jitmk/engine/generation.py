@@ -71,17 +71,17 @@ def choose_tokens(
     """
     previous = list(ids)
     last = len(ids) + params.max_new_tokens
+    switch = last if recompute_after is None else recompute_after + 1
     while True:
         # All that there is so far is (again) a prompt.
         token, logprobs = sample(backend.prefill(previous), params, len(previous), previous)
         previous.append(token)
         yield token, logprobs
-        switches = recompute_after is not None and len(previous) <= recompute_after + 1 < last
-        end = recompute_after + 1 if switches and recompute_after is not None else last
+        end = switch if len(previous) <= switch < last else last
         for token, logprobs in _decode(backend, previous, end - len(previous), params):
             previous.append(token)
             yield token, logprobs
-        if not switches or token in params.ending_token_ids:
+        if end == last or token in params.ending_token_ids:
             return
 
 
@@ -92,7 +92,7 @@ def _decode(
     if params.needs_logits:
         for _ in range(steps):
             logits = backend.step_logits(previous[-1], len(previous) - 1)
-            yield sample(logits, params, len(previous), list(previous))
+            yield sample(logits, params, len(previous), previous)
         return
     sampling = DeviceSampling(params.temperature, params.seed, tuple(params.ending_token_ids), params.filters)
     with closing(backend.decode_stream(previous[-1], len(previous) - 1, steps, sampling)) as stream:

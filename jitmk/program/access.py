@@ -92,11 +92,11 @@ def _matvec_reads(phase: Phase, config: MatvecConfig, unit: int) -> Spans:
 
 
 def _matvec_writes(phase: Phase, config: MatvecConfig, unit: int) -> Spans:
+    rows = UNIT_ROWS // 2 if config.epilogue is Epilogue.GATED else UNIT_ROWS
     if not config.post_sum:
-        return _outputs(phase, unit, UNIT_ROWS // 2 if config.epilogue is Epilogue.GATED else UNIT_ROWS)
-    rows = _piece(phase, "output", unit, UNIT_ROWS // 2 if config.epilogue is Epilogue.GATED else UNIT_ROWS)
-    part = _piece(phase, "residual_out", unit, config.sum_values)
-    return (rows, part) if part.begin < part.end else (rows,)
+        return _outputs(phase, unit, rows)
+    output, part = _piece(phase, "output", unit, rows), _piece(phase, "residual_out", unit, config.sum_values)
+    return (output, part) if part.begin < part.end else (output,)
 
 
 def _attention_reads(phase: Phase, config: AttentionConfig, unit: int) -> Spans:

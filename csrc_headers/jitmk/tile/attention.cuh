@@ -65,26 +65,26 @@ struct AttentionAccumulator {
   // score(dot product, position of the tile): in units of log2; -inf where the position does not count, which not all do.
   template <class Score>
   __device__ __forceinline__ void add_tile(const QueryFragment<D>& query, const unsigned char* tile, int first_dim, Score score, int lane) {
+    // Four chains of products side by side: each product waits for the one before in its chain.
+    float low[2][4] = {}, high[2][4] = {};
+#pragma unroll
+    for (int b = 0; b < QueryFragment<D>::BLOCKS; b++) {
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const uint4 k = *reinterpret_cast<const uint4*>(tile + half * 8 * D * 2 + b * 512 + lane * 16);
+        ptx::mma_m16n8k16(low[half], query.block[b], k.x, k.y);
+        ptx::mma_m16n8k16(high[half], query.block[b], k.z, k.w);
+      }
+    }
     float scores[2][2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      float low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0};
-      const unsigned char* keys = tile + half * 8 * D * 2;
-#pragma unroll
-      for (int b = 0; b < QueryFragment<D>::BLOCKS; b++) {
-        const uint4 k = *reinterpret_cast<const uint4*>(keys + b * 512 + lane * 16);
-        ptx::mma_m16n8k16(low, query.block[b], k.x, k.y);
-        ptx::mma_m16n8k16(high, query.block[b], k.z, k.w);
-      }
       if constexpr (QueryFragment<D>::TAIL) {
-        const uint2 k = *reinterpret_cast<const uint2*>(keys + QueryFragment<D>::BLOCKS * 512 + lane * 8);
-        ptx::mma_m8n8k16(low, query.tail.x, query.tail.y, k.x, k.y);
+        const uint2 k = *reinterpret_cast<const uint2*>(tile + half * 8 * D * 2 + QueryFragment<D>::BLOCKS * 512 + lane * 8);
+        ptx::mma_m8n8k16(low[half], query.tail.x, query.tail.y, k.x, k.y);
       }
 #pragma unroll
-      for (int i = 0; i < 2; i++) {
-        const int position = half * 8 + lane % 4 * 2 + i;
-        scores[half][i] = score(low[i] + high[i + 2], position);
-      }
+      for (int i = 0; i < 2; i++) scores[half][i] = score(low[half][i] + high[half][i + 2], half * 8 + lane % 4 * 2 + i);
     }
     float tile_maximum = fmaxf(fmaxf(scores[0][0], scores[0][1]), fmaxf(scores[1][0], scores[1][1]));
     tile_maximum = fmaxf(tile_maximum, __shfl_xor_sync(ALL_LANES, tile_maximum, 1));

@@ -10,13 +10,13 @@ enum class Activation { NONE, SILU, GELU, GELU_TANH, RELU };
 template <Activation F>
 __device__ __forceinline__ float activate(float x) {
   if constexpr (F == Activation::SILU) {
-    return x / (1.0f + __expf(-x));
+    return __fdividef(x, 1.0f + __expf(-x));
   } else if constexpr (F == Activation::GELU) {
     return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
   } else if constexpr (F == Activation::GELU_TANH) {
     // x (1 + tanh u) / 2 = x / (1 + e^-2u), which loses nothing where tanh u is near -1.
     const float u = 0.79788456080286536f * (x + 0.044715f * x * x * x);
-    return x / (1.0f + __expf(-2.0f * u));
+    return __fdividef(x, 1.0f + __expf(-2.0f * u));
   } else if constexpr (F == Activation::RELU) {
     return x < 0.0f ? 0.0f : x;
   } else {

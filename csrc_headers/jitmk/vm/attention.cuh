@@ -182,10 +182,26 @@ __device__ __forceinline__ void score_new_token(const Consumer<G>& consumer) {
   if (quarter == 0) shared.new_score[head] = A::score(score);
 }
 
+// How far a warp is in the chunks of a unit: `passed` are behind the ring's cursor, and `done` is the last that it has read.
+struct ChunkWalk {
+  int passed = 0, done = -1;
+
+  template <class G>
+  __device__ __forceinline__ void pass(Consumer<G>& consumer, int until) {
+    consumer.pass_chunks(until - passed, done - passed);
+    passed = until;
+  }
+};
+
 // Attention over the old tiles. Leaves this warp's sums in its slice as fp32 [heads][PART_DIMS], its softmax state in shared.
+//
+// A warp turns to its own tile first, and to the chunks in which it has nothing to do while nobody waits for it: before its
+// next tile, and what is left then, after the unit's result is out.
 template <class A, class G>
-__device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const AttentionUnit<A>& unit) {
+__device__ __forceinline__ ChunkWalk attend_old_tiles(Consumer<G>& consumer, const AttentionUnit<A>& unit) {
   constexpr int D = A::D, DIMS = A::PART_DIMS, CHUNK_TILES = G::chunk_bytes / A::TILE_BYTES;
+  // A small ring may not hold the chunks from one of a warp's tiles to its next.
+  constexpr bool LATER = Consumer<G>::Shared::RING_CHUNKS >= A::TILE_WARPS / CHUNK_TILES + 2;
   const Context<G>& context = consumer.context;
   auto& shared = context.shared.attention;
   const int lane = context.lane, position = context.position();
@@ -193,17 +209,15 @@ __device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const At
   tile::AttentionAccumulator<D, DIMS> accumulator;
   const int first_dim = context.warp / A::TILE_WARPS * DIMS;
   static_assert(CHUNK_TILES <= A::TILE_WARPS, "a warp takes at most one tile of a chunk");
-  int mine = unit.first_tile + context.warp % A::TILE_WARPS;
-  for (int first = unit.first_tile; first < unit.last_tile; first += CHUNK_TILES) {
-    const unsigned char* chunk = consumer.acquire_chunk();
-    if (mine < min(first + CHUNK_TILES, unit.last_tile)) {
-      const TileScores<A> scores{unit.oldest - mine * tile::TILE_POSITIONS, min(tile::TILE_POSITIONS, position - mine * tile::TILE_POSITIONS)};
-      accumulator.add_tile(query, chunk + (mine - first) * A::TILE_BYTES, first_dim, scores, lane);
-      mine += A::TILE_WARPS;
-      consumer.release_chunk();
-    } else {
-      consumer.pass_chunk();
-    }
+  ChunkWalk walk;
+  for (int mine = unit.first_tile + context.warp % A::TILE_WARPS; mine < unit.last_tile; mine += A::TILE_WARPS) {
+    const int chunk = (mine - unit.first_tile) / CHUNK_TILES, place = (mine - unit.first_tile) % CHUNK_TILES;
+    walk.pass(consumer, LATER ? walk.done + 1 : chunk);
+    const unsigned char* tiles = consumer.acquire_chunk(chunk - walk.passed);
+    const TileScores<A> scores{unit.oldest - mine * tile::TILE_POSITIONS, min(tile::TILE_POSITIONS, position - mine * tile::TILE_POSITIONS)};
+    accumulator.add_tile(query, tiles + place * A::TILE_BYTES, first_dim, scores, lane);
+    consumer.hand_back(chunk - walk.passed);
+    walk.done = chunk;
   }
   const float sum = accumulator.total();
   const int head = lane / 4;
@@ -213,6 +227,7 @@ __device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const At
 #pragma unroll
     for (int n = 0; n < DIMS / 8; n++) sums[n * 4] = make_float2(accumulator.output[n][0], accumulator.output[n][1]);
   }
+  return walk;
 }
 
 // Merges the warps' sums and the new token; every thread takes some pairs of dims and publishes them.
@@ -269,6 +284,7 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
   const int layer = in[isa::attention::LAYER], splits = in[isa::attention::SPLITS];
   const int window = A::WINDOW ? in[isa::attention::WINDOW] : 0;
   u64* output = context.params.words + in[isa::attention::OUTPUT];
+  constexpr int CHUNK_TILES = G::chunk_bytes / A::TILE_BYTES;
   for (int i = 0; i < count; i++) {
     const AttentionUnit<A> unit(begin + i * stride, splits, context.position(), window);
     consumer.mark(Mark::BEGIN);
@@ -278,11 +294,12 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
     consumer.mark(Mark::MET);
     // The last warp is the last to get a tile.
     if (unit.newest && context.warp == CONSUMER_WARPS - 1) score_new_token<A>(consumer);
-    attend_old_tiles(consumer, unit);
+    ChunkWalk walk = attend_old_tiles(consumer, unit);
     consumer.mark(Mark::DOTS);
     consumer.meet();
     merge_warps(consumer, unit, splits, output);
     consumer.mark(Mark::STORED);
+    walk.pass(consumer, (unit.last_tile - unit.first_tile + CHUNK_TILES - 1) / CHUNK_TILES);
     if (unit.appends) consumer.report_append();
     consumer.meet();  // slices and shared state may be overwritten from here on
   }

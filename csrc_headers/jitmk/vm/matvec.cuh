@@ -8,12 +8,18 @@
 
 namespace jitmk::vm {
 
+constexpr int EARLY_CHUNKS = 4;  // that consumers fetch before their input is there; 16 registers each
+
 enum class Epilogue { STORE, RESIDUAL, ACTIVATED, GATED, LOGITS };
 
 // One matvec. Config is rendered from MatvecConfig, with BLOCKS, 32-column blocks in a warp's slice, and CHUNKS of a unit.
 template <class Config>
 struct Matvec : Config {
   using Config::BLOCKS, Config::CHUNKS, Config::COLUMNS, Config::EPILOGUE, Config::ROWS;
+  static constexpr bool EVEN = BLOCKS % CHUNKS == 0;  // all chunks have the same number of blocks
+  static constexpr int MAX_BLOCKS = (BLOCKS + CHUNKS - 1) / CHUNKS;  // of a chunk
+  static constexpr int EARLY_UNITS = CHUNKS < EARLY_CHUNKS ? EARLY_CHUNKS / CHUNKS : 1;
+  static constexpr int EARLY = CHUNKS < EARLY_CHUNKS ? CHUNKS : EARLY_CHUNKS;  // chunks of each of these
   static constexpr bool NORM = Config::PROLOGUE == Prologue::RMS;  // 1/rms is applied to the dot products
   static constexpr bool NEEDS_ALL = Config::PROLOGUE == Prologue::LAYER || Config::POST != NormKind::NONE;
   static constexpr int UNITS = (ROWS + UNIT_ROWS - 1) / UNIT_ROWS;
@@ -28,8 +34,8 @@ struct Matvec : Config {
   static_assert(Config::OUTPUT_COPIES <= 4 && Config::RESIDUAL_COPIES <= 4, "a warp publishes at most four copies at once");
   static_assert(Config::POST == NormKind::NONE || EPILOGUE != Epilogue::RESIDUAL, "one operand cannot be two residuals");
 
-  __device__ static constexpr int first_block(int chunk) { return BLOCKS * chunk / CHUNKS; }
-  __device__ static constexpr int chunk_blocks(int chunk) { return first_block(chunk + 1) - first_block(chunk); }
+  __device__ static constexpr int first_block(int chunk) { return EVEN ? MAX_BLOCKS * chunk : BLOCKS * chunk / CHUNKS; }
+  __device__ static constexpr int chunk_blocks(int chunk) { return EVEN ? MAX_BLOCKS : first_block(chunk + 1) - first_block(chunk); }
 };
 
 template <class M, class G>
@@ -47,6 +53,40 @@ __device__ __forceinline__ void load_matvec(Loader<G>& loader, Instruction in) {
   loader.mark();
 }
 
+// This warp's and lane's part of a unit's chunk c.
+template <class M, class G>
+__device__ __forceinline__ void read_chunk(Consumer<G>& consumer, int c, uint4 (&w)[M::MAX_BLOCKS]) {
+  const int blocks = M::chunk_blocks(c);
+  const auto* weights = reinterpret_cast<const uint4*>(consumer.acquire_chunk()) + consumer.context.warp * blocks * WARP_LANES + consumer.context.lane;
+#pragma unroll
+  for (int b = 0; b < blocks; b++) w[b] = weights[b * WARP_LANES];
+}
+
+template <int N>
+__device__ __forceinline__ void clear(uint4 (&w)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; i++) w[i] = make_uint4(0, 0, 0, 0);
+}
+
+// This warp's dot products of a unit, as fragments of two chains of products.
+struct Dots {
+  float low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0};
+
+  __device__ __forceinline__ void add(uint4 x, uint4 w) {
+    ptx::mma_m16n8k16(low, x, w.x, w.y);
+    ptx::mma_m16n8k16(high, x, w.z, w.w);
+  }
+};
+
+template <class M, class G>
+__device__ __forceinline__ void report_dots(Consumer<G>& consumer, const Dots& dots, float square_sum) {
+  const int lane = consumer.context.lane;
+  Partial& partial = consumer.acquire_partial();  // free for long, as a rule
+  if (lane < 4) *reinterpret_cast<float2*>(&partial.row[lane * 2]) = make_float2(dots.low[0] + dots.high[2], dots.low[1] + dots.high[3]);
+  if (M::NORM && lane == 4) partial.square_sum = square_sum;
+  consumer.release_partial();
+}
+
 template <class M, class G>
 __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instruction in) {
   const Context<G>& context = consumer.context;
@@ -55,6 +95,20 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
   const u64* input = context.params.words + in[isa::matvec::INPUT] + copy * M::INPUT_STRIDE;
   const float* norm = M::NORM ? context.params.constants + in[isa::matvec::NORM] : nullptr;
   consumer.mark(Mark::BEGIN);
+  // The first weights wait for the input in registers: their places in the ring are the loader's again, and when the input
+  // is there, nothing is left to do but to multiply.
+  uint4 early[M::EARLY_UNITS][M::EARLY][M::MAX_BLOCKS];
+#pragma unroll
+  for (int u = 0; u < M::EARLY_UNITS; u++) {
+#pragma unroll
+    for (int c = 0; c < M::EARLY; c++) {
+      // Registers that only a branch fills would be held from one instruction to the next.
+      if (u > 0) clear(early[u][c]);
+      if (u > 0 && u >= count) continue;
+      read_chunk<M>(consumer, c, early[u][c]);
+      consumer.release_chunk();
+    }
+  }
   float square_sum;
   if constexpr (M::NEEDS_ALL)
     square_sum = fetch_normed_input<M>(consumer, in, input);
@@ -63,63 +117,82 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
   consumer.mark(Mark::INPUT);
   if (context.warp == 0) consumer.mark(Mark::FIRST_INPUT);
   const auto* x_lane = reinterpret_cast<const uint4*>(consumer.slice) + context.lane % 4;
-  constexpr int MAX_BLOCKS = (M::BLOCKS + M::CHUNKS - 1) / M::CHUNKS;
-  constexpr bool EVEN = M::BLOCKS % M::CHUNKS == 0;
-  constexpr int UNROLLED = EVEN && M::CHUNKS > 4 ? 2 : M::CHUNKS;  // long units run in a loop: less code to compile and to fetch
-  constexpr bool KEEP = M::CHUNKS == 1;  // a small slice stays in registers
-  uint4 x[MAX_BLOCKS];
-  if constexpr (KEEP) {
+  if constexpr (M::NORM) {
 #pragma unroll
-    for (int b = 0; b < M::BLOCKS; b++) x[b] = x_lane[b * 4];
+    for (int distance = 16; distance > 0; distance /= 2) square_sum += __shfl_xor_sync(ALL_LANES, square_sum, distance);
   }
-  for (int u = 0; u < count; u++) {
-    float low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0};
-    Partial& partial = consumer.acquire_partial();  // free for long, as a rule
+  Dots dots[M::EARLY_UNITS];
+  uint4 x[M::MAX_BLOCKS];
+#pragma unroll
+  for (int c = 0; c < M::EARLY; c++) {
+#pragma unroll
+    for (int b = 0; b < M::chunk_blocks(c); b++) {
+      x[b] = x_lane[(M::first_block(c) + b) * 4];
+#pragma unroll
+      for (int u = 0; u < M::EARLY_UNITS; u++)
+        if (u == 0 || u < count) dots[u].add(x[b], early[u][c][b]);
+    }
+  }
+  int first_chunk = M::EARLY % M::CHUNKS;
+  if constexpr (M::EARLY == M::CHUNKS) {
+#pragma unroll
+    for (int u = 0; u < M::EARLY_UNITS; u++)
+      if (u == 0 || u < count) report_dots<M>(consumer, dots[u], square_sum);
+    dots[0] = Dots();
+  }
+  constexpr int UNROLLED = M::EVEN && M::CHUNKS > 4 ? 2 : M::CHUNKS;  // long units run in a loop: less code to compile and to fetch
+  constexpr bool KEEP = M::CHUNKS == 1;  // x still holds the slice
+  for (int u = M::EARLY == M::CHUNKS ? M::EARLY_UNITS : 0; u < count; u++) {
 #pragma unroll UNROLLED
-    for (int c = 0; c < M::CHUNKS; c++) {
-      const int first = EVEN ? c * MAX_BLOCKS : M::first_block(c), blocks = EVEN ? MAX_BLOCKS : M::chunk_blocks(c);
-      uint4 w[MAX_BLOCKS];
+    for (int c = M::EVEN ? first_chunk : 0; c < M::CHUNKS; c++) {
+      if (!M::EVEN && c < first_chunk) continue;
+      uint4 w[M::MAX_BLOCKS];
       if constexpr (!KEEP) {
 #pragma unroll
-        for (int b = 0; b < blocks; b++) x[b] = x_lane[(first + b) * 4];
+        for (int b = 0; b < M::chunk_blocks(c); b++) x[b] = x_lane[(M::first_block(c) + b) * 4];
       }
-      const auto* weights = reinterpret_cast<const uint4*>(consumer.acquire_chunk()) + context.warp * blocks * WARP_LANES + context.lane;
+      read_chunk<M>(consumer, c, w);
 #pragma unroll
-      for (int b = 0; b < blocks; b++) w[b] = weights[b * WARP_LANES];
-#pragma unroll
-      for (int b = 0; b < blocks; b++) {
-        ptx::mma_m16n8k16(low, x[b], w[b].x, w[b].y);
-        ptx::mma_m16n8k16(high, x[b], w[b].z, w[b].w);
-      }
+      for (int b = 0; b < M::chunk_blocks(c); b++) dots[0].add(x[b], w[b]);
       if (c + 1 < M::CHUNKS) consumer.release_chunk();
     }
-    if (M::NORM && u == 0) {  // only now: the first dots should not wait for it
-#pragma unroll
-      for (int distance = 16; distance > 0; distance /= 2) square_sum += __shfl_xor_sync(ALL_LANES, square_sum, distance);
-    }
-    if (context.lane < 4) *reinterpret_cast<float2*>(&partial.row[context.lane * 2]) = make_float2(low[0] + high[2], low[1] + high[3]);
-    if (M::NORM && context.lane == 4) partial.square_sum = square_sum;
-    consumer.release_partial();
+    report_dots<M>(consumer, dots[0], square_sum);
     consumer.release_chunk();  // the last one only now: somebody waits for the sums, nobody for the slot
+    dots[0] = Dots();
+    first_chunk = 0;
   }
   consumer.mark(Mark::DOTS);
   // Only the LM head has candidates; its consumers run the same code as others.
   if (context.params.filters && in[isa::matvec::CANDIDATE] >= 0) consumer.await_filters();
 }
 
-// The copies of the word that holds rows (2i, 2i+1) of a vector: lanes 8c..8c+7 hold a unit for copy c.
+// The copies of the word that holds two neighbouring values of a vector.
 template <class M>
-__device__ __forceinline__ void publish_pair(u64* output, int lane, int word, float low, float high, u32 epoch) {
-  const int copy = lane / UNIT_ROWS;
-  if (copy < M::OUTPUT_COPIES) ptx::store_relaxed_gpu(output + copy * M::OUTPUT_STRIDE + word, make_word(ptx::pack_bf16(low, high), epoch));
+__device__ __forceinline__ void publish_pair(u64* output, int word, float low, float high, u32 epoch) {
+  const u64 w = make_word(ptx::pack_bf16(low, high), epoch);
+#pragma unroll
+  for (int copy = 0; copy < M::OUTPUT_COPIES; copy++) ptx::store_relaxed_gpu(output + copy * M::OUTPUT_STRIDE + word, w);
 }
 
+// What a row needs beside its dot product: its bias, and its word of the residual, which as a rule has long been there.
+template <class M>
+struct EpilogueOperands {
+  float bias = 0;
+  u64 residual = 0;
+
+  __device__ __forceinline__ void fetch(const float* biases, const u64* residuals, int row) {
+    if (M::BIAS) bias = biases[row];
+    if (M::EPILOGUE == Epilogue::RESIDUAL) residual = ptx::load_relaxed_gpu(residuals + row);
+  }
+};
+
+// Units in groups of four: a lane has one row of one of them. Of a group it takes as many at once as have their sums.
 template <class M, class G>
 __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) {
   const Context<G>& context = storer.context;
   const Params& p = context.params;
-  constexpr int SHARES = WARP_LANES / UNIT_ROWS;  // lanes that have the same row
-  const int lane = context.lane, row = lane % UNIT_ROWS, share = lane / UNIT_ROWS;
+  constexpr int GROUP = WARP_LANES / UNIT_ROWS;
+  const int lane = context.lane, row = lane % UNIT_ROWS, place = lane / UNIT_ROWS;
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
   u64* output = p.words + in[isa::matvec::OUTPUT];
   const u32 epoch = context.epoch();
@@ -131,78 +204,95 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
     residual_out = p.words + in[isa::matvec::RESIDUAL_OUT];
   }
   Candidate best;
-  float noises = 0, largest = ptx::minus_infinity();
+  float largest = ptx::minus_infinity();
   const LogitShare share_of_logits{p.filter_values, p.filter_values + M::UNITS * UNIT_ROWS, begin, stride, count * UNIT_ROWS};
+  const auto row_of = [=](int i) { return (begin + i * stride) * UNIT_ROWS + row; };
+  const auto inside = [=](int i) { return i < count && (M::ROWS % UNIT_ROWS == 0 || row_of(i) < M::ROWS); };
   float scale = 1;
-  for (int i = 0; i < count; i++) {
-    const int unit = begin + i * stride, global_row = unit * UNIT_ROWS + row;
-    const bool inside = M::ROWS % UNIT_ROWS == 0 || global_row < M::ROWS;
-    float addend = M::BIAS && inside ? bias[global_row] : 0.0f;
-    float residual = 0;
+  EpilogueOperands<M> next;
+  if (inside(place)) next.fetch(bias, residual_in, row_of(place));
+  for (int group = 0; group < count; group += GROUP) {
+    const int mine = group + place, global_row = row_of(mine);
+    const bool has_row = inside(mine);
+    // What the next group needs beside its sums is on its way while this one's are waited for.
+    const EpilogueOperands<M> present = next;
+    if (inside(mine + GROUP)) next.fetch(bias, residual_in, row_of(mine + GROUP));
+    float residual = 0, noise = 0;
     if constexpr (M::EPILOGUE == Epilogue::RESIDUAL) {
-      const u64* word[1] = {residual_in + global_row};
-      u32 payload[1];
-      wait_words(context, word, inside, epoch, Wait::RESIDUAL, global_row, payload);
+      u32 payload[1] = {word_payload(present.residual)};
+      if (!__all_sync(ALL_LANES, !has_row || word_epoch(present.residual) == epoch)) {
+        const u64* word[1] = {residual_in + global_row};
+        wait_words(context, word, has_row, epoch, Wait::RESIDUAL, global_row, payload);
+      }
       residual = __uint_as_float(payload[0]);
     }
-    float noise = 0;
-    if constexpr (M::EPILOGUE == Epilogue::LOGITS) {
-      // Four lanes have the same row, so noise is drawn for four units at once: it is a long chain of instructions, and a
-      // narrow unit streams in less than a microsecond.
-      if (i % SHARES == 0) noises = gumbel_of_row(p, context.position() + 1, begin + (i + share) * stride, row);
-      noise = __shfl_sync(ALL_LANES, noises, i % SHARES * UNIT_ROWS + row);
-    }
-    const Partial* partials = storer.acquire_partials();
-    float y = partials[share].row[row] + partials[share + 4].row[row];
-    if (M::NORM && i == 0) {
-      float square_sum = partials[row].square_sum;
-#pragma unroll
-      for (int distance = 4; distance > 0; distance /= 2) square_sum += __shfl_xor_sync(ALL_LANES, square_sum, distance);
-      scale = 1.0f / sqrtf(square_sum * (1.0f / M::COLUMNS) + M::NORM_EPS);
-    }
-    y += __shfl_xor_sync(ALL_LANES, y, 8);
-    y += __shfl_xor_sync(ALL_LANES, y, 16);
-    y = y * scale + addend;
-    if constexpr (M::EPILOGUE == Epilogue::STORE) {
-      const float next = __shfl_down_sync(ALL_LANES, y, 1);
-      if (inside && row % 2 == 0) publish_pair<M>(output, lane, global_row / 2, y, next, epoch);
-    } else if constexpr (M::EPILOGUE == Epilogue::RESIDUAL) {
-      y = M::SCALE * y + residual;
-      const float next = __shfl_down_sync(ALL_LANES, y, 1);
-      if (inside && row % 2 == 0) publish_pair<M>(output, lane, global_row / 2, y, next, epoch);
-      const int copy = M::RESIDUAL_COPIES > 1 ? 3 - share : 0;
-      if (inside && share >= 4 - M::RESIDUAL_COPIES)
-        ptx::store_relaxed_gpu(residual_out + copy * M::RESIDUAL_STRIDE + global_row, make_word(__float_as_uint(y), epoch));
-    } else if constexpr (M::EPILOGUE == Epilogue::ACTIVATED) {
-      const float activated = activate<M::ACTIVATION>(y), next = __shfl_down_sync(ALL_LANES, activated, 1);
-      if (inside && row % 2 == 0) publish_pair<M>(output, lane, global_row / 2, activated, next, epoch);
-    } else if constexpr (M::EPILOGUE == Epilogue::GATED) {
-      const float up = __shfl_down_sync(ALL_LANES, y, 1);
-      const float activated = activate<M::ACTIVATION>(y) * up;
-      const float next = __shfl_down_sync(ALL_LANES, activated, 2);
-      if (inside && row % 4 == 0) publish_pair<M>(output, lane, global_row / 4, activated, next, epoch);
-    } else {
-      y *= M::SCALE;
-      if constexpr (M::SOFT_CAP != 0) y = soft_cap(y, M::SOFT_CAP);
-      if (inside && share == 0 && p.logits != nullptr) p.logits[static_cast<i64>(context.step) * M::ROWS + global_row] = y;
-      const float key = y * p.inverse_temperature + noise;
-      if (inside) best.offer(key, global_row);
-      if (p.filters) {
-        const float logit = inside ? y : ptx::minus_infinity();
-        largest = fmaxf(largest, logit);
-        if (share == 0) share_of_logits.put(global_row, logit, key);
+    if constexpr (M::EPILOGUE == Epilogue::LOGITS) noise = gumbel_of_row(p, context.position() + 1, begin + mine * stride, row);
+    const int last = min(group + GROUP, count);
+    for (int i = group, units; i < last; i += units) {
+      units = last - i;
+      if (units == 1 || !storer.has_partials(units - 1)) {
+        storer.acquire_partials();
+        units = 1;
       }
+      const bool active = has_row && mine >= i && mine < i + units;
+      // A lane whose unit is not among them computes with what lies there, and keeps it to itself.
+      const Partial* partials = storer.partials(max(mine - i, 0));
+      float sums[CONSUMER_WARPS];
+#pragma unroll
+      for (int w = 0; w < CONSUMER_WARPS; w++) sums[w] = partials[w].row[row];
+      if (M::NORM && i == 0) {
+        const Partial* first = storer.partials(0);
+        float square_sum = 0;
+#pragma unroll
+        for (int w = 0; w < CONSUMER_WARPS; w++) square_sum += first[w].square_sum;
+        scale = rsqrtf(square_sum * (1.0f / M::COLUMNS) + M::NORM_EPS);
+      }
+      float y = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+      y = y * scale + present.bias;
+      if constexpr (M::EPILOGUE == Epilogue::STORE) {
+        const float neighbour = __shfl_down_sync(ALL_LANES, y, 1);
+        if (active && row % 2 == 0) publish_pair<M>(output, global_row / 2, y, neighbour, epoch);
+      } else if constexpr (M::EPILOGUE == Epilogue::RESIDUAL) {
+        y = M::SCALE * y + residual;
+        const float neighbour = __shfl_down_sync(ALL_LANES, y, 1);
+        if (active && row % 2 == 0) publish_pair<M>(output, global_row / 2, y, neighbour, epoch);
+        if (active) {
+#pragma unroll
+          for (int copy = 0; copy < M::RESIDUAL_COPIES; copy++)
+            ptx::store_relaxed_gpu(residual_out + copy * M::RESIDUAL_STRIDE + global_row, make_word(__float_as_uint(y), epoch));
+        }
+      } else if constexpr (M::EPILOGUE == Epilogue::ACTIVATED) {
+        const float activated = activate<M::ACTIVATION>(y), neighbour = __shfl_down_sync(ALL_LANES, activated, 1);
+        if (active && row % 2 == 0) publish_pair<M>(output, global_row / 2, activated, neighbour, epoch);
+      } else if constexpr (M::EPILOGUE == Epilogue::GATED) {
+        const float up = __shfl_down_sync(ALL_LANES, y, 1);
+        const float activated = activate<M::ACTIVATION>(y) * up;
+        const float neighbour = __shfl_down_sync(ALL_LANES, activated, 2);
+        if (active && row % 4 == 0) publish_pair<M>(output, global_row / 4, activated, neighbour, epoch);
+      } else {
+        y *= M::SCALE;
+        if constexpr (M::SOFT_CAP != 0) y = soft_cap(y, M::SOFT_CAP);
+        if (active && p.logits != nullptr) p.logits[static_cast<i64>(context.step) * M::ROWS + global_row] = y;
+        const float key = y * p.inverse_temperature + noise;
+        if (active) best.offer(key, global_row);
+        if (p.filters && mine >= i && mine < i + units) {
+          const float logit = has_row ? y : ptx::minus_infinity();
+          largest = fmaxf(largest, logit);
+          share_of_logits.put(global_row, logit, key);
+        }
+      }
+      for (int u = 0; u < units; u++) storer.release_partials();
     }
-    storer.release_partials();
   }
   context.mark(Mark::STORED);
   if constexpr (M::EPILOGUE == Epilogue::LOGITS) {
     const int slot = in[isa::matvec::CANDIDATE], word = 2 * slot;
     if (p.filters) {
+      __syncwarp();  // every lane reads what others have put
       best = filter_share(context, share_of_logits, context.shared.filter_bins(), slot, largest);
       context.arrive(&context.shared.filtered);
     } else {
-      best.reduce<UNIT_ROWS>();
+      best.reduce<WARP_LANES>();
     }
     if (lane == 0) ptx::store_relaxed_gpu(output + word, make_word(__float_as_uint(best.key), epoch));
     if (lane == 1) ptx::store_relaxed_gpu(output + word + 1, make_word(best.token, epoch));

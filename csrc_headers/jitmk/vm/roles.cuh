@@ -107,33 +107,45 @@ class Consumer {
   __device__ Consumer(const Context<G>& c, unsigned char* base)
       : context(c), slice(Shared::slices(base) + c.warp * G::slice_bytes), ring_(Shared::ring(base)) {}
 
-  // The next chunk of the ring, once it has landed.
-  __device__ __forceinline__ const unsigned char* acquire_chunk() {
-    wait_barrier(context, &context.shared.chunk_full[chunk_.slot], chunk_.parity, Wait::RING_FULL, chunk_.slot);
-    return ring_ + chunk_.slot * G::chunk_bytes;
+  // The next chunk of the ring, or the one `ahead` behind it, once it has landed.
+  __device__ __forceinline__ const unsigned char* acquire_chunk(int ahead = 0) {
+    const Cursor<Shared::RING_CHUNKS> at = chunk_.ahead(ahead);
+    wait_barrier(context, &context.shared.chunk_full[at.slot], at.parity, Wait::RING_FULL, at.slot);
+    return ring_ + at.slot * G::chunk_bytes;
   }
 
-  // Hands the slot back to the loader.
+  // Hands a slot back to the loader; the cursor stays.
   //
   // NOTE: the fence is not decoration. The arrive alone orders the reads before it with ordinary accesses, not with the
   // copy engine: loads whose results nobody needs yet were still under way when the next copy landed in the slot (on an
   // H200 one unit in some hundred steps came out wrong, and more with a wider window). It costs half a percent.
-  __device__ __forceinline__ void release_chunk() {
+  __device__ __forceinline__ void hand_back(int ahead) {
     ptx::fence_proxy_async_shared();
-    context.arrive(&context.shared.chunk_empty[chunk_.slot]);
+    context.arrive(&context.shared.chunk_empty[chunk_.ahead(ahead).slot]);
+  }
+
+  // Hands the next slot back and goes on to the one behind it.
+  __device__ __forceinline__ void release_chunk() {
+    hand_back(0);
     chunk_.advance();
   }
 
-  // The same for a chunk that this warp has not read.
-  __device__ __forceinline__ void pass_chunk() {
-    context.arrive(&context.shared.chunk_empty[chunk_.slot]);
-    chunk_.advance();
+  // Goes on by `count` chunks. What this warp has not read is handed back without a fence, but only once it has landed: an
+  // arrival must not fall into the phase before. The chunk `except` behind the next one is already handed back.
+  __device__ __forceinline__ void pass_chunks(int count, int except) {
+    for (int i = 0; i < count; i++) {
+      if (i != except) {
+        acquire_chunk();
+        context.arrive(&context.shared.chunk_empty[chunk_.slot]);
+      }
+      chunk_.advance();
+    }
   }
 
   // A free slot for the partial sums of a unit.
   __device__ __forceinline__ Partial& acquire_partial() {
     wait_barrier(context, &context.shared.partial_empty[partial_.slot], partial_.parity ^ 1, Wait::PARTIAL_EMPTY, partial_.slot);
-    return context.shared.partial[partial_.slot][context.warp];
+    return context.shared.partial[partial_.slot].warp[context.warp];
   }
 
   __device__ __forceinline__ void release_partial() {
@@ -183,10 +195,20 @@ class Storer {
 
   __device__ explicit Storer(const Context<G>& c) : context(c) {}
 
+  // Waits until the next unit's partial sums are there.
   __device__ __forceinline__ const Partial* acquire_partials() {
     wait_barrier(context, &context.shared.partial_full[partial_.slot], partial_.parity, Wait::PARTIAL_FULL, partial_.slot);
-    return context.shared.partial[partial_.slot];
+    return context.shared.partial[partial_.slot].warp;
   }
+
+  // Whether by now the unit `ahead` behind the next one has its partial sums. Then all before it have theirs.
+  __device__ __forceinline__ bool has_partials(int ahead) const {
+    const Cursor<PARTIAL_SLOTS> at = partial_.ahead(ahead);
+    return __all_sync(ALL_LANES, ptx::mbarrier_test_wait(&context.shared.partial_full[at.slot], at.parity));
+  }
+
+  // Of the unit `ahead` behind the next one.
+  __device__ __forceinline__ const Partial* partials(int ahead) const { return context.shared.partial[partial_.ahead(ahead).slot].warp; }
 
   __device__ __forceinline__ void release_partials() {
     context.arrive(&context.shared.partial_empty[partial_.slot]);

@@ -15,6 +15,12 @@ struct Partial {
   float padding[3];
 };
 
+// All warps' shares of a unit. The padding lets the storer read four units at once without bank conflicts.
+struct UnitPartials {
+  Partial warp[CONSUMER_WARPS];
+  float padding[8];
+};
+
 // The running softmax of one query head on one warp: maximum in units of log2, and normaliser.
 struct SoftmaxState {
   float maximum, sum;
@@ -43,7 +49,7 @@ struct FixedShared {
   ptx::Barrier filtered;   // the storer has applied the sampling filters of a step
   u32 leave;               // the generation has stopped or the launch is given up: who waits need wait no more
   WarpRecord record[WORKING_WARPS];
-  alignas(16) Partial partial[PARTIAL_SLOTS][CONSUMER_WARPS];
+  alignas(16) UnitPartials partial[PARTIAL_SLOTS];
   alignas(16) AttentionShared<G> attention;
   Moments moments[2][CONSUMER_WARPS];  // see exchange_moments
 

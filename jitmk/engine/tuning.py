@@ -22,7 +22,7 @@ from jitmk.jit import CacheWarning, KernelCache, tunings
 from jitmk.jit.tunings import TuningKey
 from jitmk.model.spec import ModelSpec
 from jitmk.schedule.build import DEFAULT_POLICY
-from jitmk.schedule.cost import WINDOW_AHEAD, choose_split_steps, load_window, split_ladder
+from jitmk.schedule.cost import choose_split_steps, load_window, load_window_ahead, split_ladder
 from jitmk.schedule.policies import POLICIES
 from jitmk.settings import Settings
 
@@ -89,7 +89,8 @@ class Knob:
 
 
 def _windows(spec: ModelSpec, arch: GpuArch) -> range:
-    return range(1, max(1, ring_chunks(kernel_variants(spec), arch)) + 1)
+    """The device takes half a ring at most."""
+    return range(1, max(1, ring_chunks(kernel_variants(spec), arch) // 2) + 1)
 
 
 def _default_window(spec: ModelSpec, arch: GpuArch) -> int:
@@ -97,7 +98,7 @@ def _default_window(spec: ModelSpec, arch: GpuArch) -> int:
 
 
 def _default_window_ahead(spec: ModelSpec, arch: GpuArch) -> int:
-    return min(WINDOW_AHEAD, _windows(spec, arch)[-1])
+    return min(load_window_ahead(spec), _windows(spec, arch)[-1])
 
 
 KNOBS = (

@@ -172,11 +172,16 @@ def choose_split_steps(spec: ModelSpec, sms: int, max_context: int) -> tuple[tup
 def load_window(spec: ModelSpec) -> int:
     """Chunk loads that an SM keeps in flight.
 
-    Three chunks (48 KB) are enough for full bandwidth, and every load in flight delays the small reads that phases
-    wait for. The phases of narrow models are all delay, and two are better. Measured on an H200 (docs/performance.md).
+    Three chunks (48 KB) are enough for nearly full bandwidth, and every load in flight delays the small reads that
+    phases wait for. In the middle of a long instruction the device keeps one more. Measured on an H200
+    (docs/performance.md).
     """
-    return 3 if spec.hidden_size > 1024 else 2
+    return 3
 
 
-WINDOW_AHEAD = 2
-"""The same while the ring is more than half full: an SM that is ahead leaves the bandwidth to those that are not."""
+def load_window_ahead(spec: ModelSpec) -> int:
+    """The same while the ring is more than half full: an SM that is ahead leaves the bandwidth to those that are not.
+
+    The rings of narrow models are always full, and their phases are all delay.
+    """
+    return 2 if spec.hidden_size > 1024 else 1

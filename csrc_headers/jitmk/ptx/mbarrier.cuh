@@ -22,6 +22,11 @@ __device__ __forceinline__ void mbarrier_arrive(Barrier* b) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
 }
 
+// As many arrivals at once.
+__device__ __forceinline__ void mbarrier_arrive(Barrier* b, int arrivals) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(arrivals) : "memory");
+}
+
 // Whether the phase of this parity has completed; may suspend the thread for a short while. Acquire at CTA scope.
 __device__ __forceinline__ bool mbarrier_try_wait(Barrier* b, u32 parity) {
   u32 done;

@@ -64,10 +64,27 @@ struct AttentionUnit {
   }
 };
 
+// How the tiles of a unit lie in chunks. Its consumer warps take tiles in turn, each at most one of a chunk.
+//
+// A warp passes over the chunks that it does not read without a look at their barriers, and the loader hands them back for it.
+// But a barrier tells a phase only from the one before, so that a chunk may be waited for only when the one before it in the
+// same slot has landed. Of a warp's chunks that is true if STEP, from one to the next, and the loads in flight are no more
+// than the ring together, for loads are issued in order. If the ring is smaller, each warp waits for every chunk (HELD).
+template <class A, class G>
+struct TileChunks {
+  static constexpr int TILES = G::chunk_bytes / A::TILE_BYTES;  // of a chunk
+  static constexpr int STEP = (A::TILE_WARPS + TILES - 1) / TILES;
+  static constexpr bool HELD = STEP + G::Shared::MAX_WINDOW > G::Shared::RING_CHUNKS;
+  static_assert(TILES >= 1, "a tile does not fit a chunk");
+  static_assert(TILES <= A::TILE_WARPS, "a warp takes at most one tile of a chunk");
+
+  __device__ __forceinline__ static int readers(int tiles) { return HELD ? CONSUMER_WARPS : tiles * (CONSUMER_WARPS / A::TILE_WARPS); }
+  __device__ __forceinline__ static int of(const AttentionUnit<A>& unit) { return (unit.last_tile - unit.first_tile + TILES - 1) / TILES; }
+};
+
 template <class A, class G>
 __device__ __forceinline__ void load_attention(Loader<G>& loader, Instruction in) {
-  constexpr int CHUNK_TILES = G::chunk_bytes / A::TILE_BYTES;
-  static_assert(CHUNK_TILES >= 1, "a tile does not fit a chunk");
+  using Chunks = TileChunks<A, G>;
   const Context<G>& context = loader.context;
   const Params& p = context.params;
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
@@ -79,8 +96,10 @@ __device__ __forceinline__ void load_attention(Loader<G>& loader, Instruction in
     if (context.step > 0 && unit.last_tile * tile::TILE_POSITIONS > p.position)
       loader.acquire_kv(p.kv_ready + layer * A::KV_HEADS + unit.kv_head, context.epoch() - 1);
     const unsigned char* head = p.kv + layer * p.kv_layer_stride + unit.kv_head * p.kv_head_stride;
-    for (int t = unit.first_tile; t < unit.last_tile; t += CHUNK_TILES)
-      loader.load(head + static_cast<i64>(t) * A::TILE_BYTES, min(CHUNK_TILES, unit.last_tile - t) * A::TILE_BYTES);
+    for (int t = unit.first_tile; t < unit.last_tile; t += Chunks::TILES) {
+      const int tiles = min(Chunks::TILES, unit.last_tile - t);
+      loader.load(head + static_cast<i64>(t) * A::TILE_BYTES, tiles * A::TILE_BYTES, 0, Chunks::readers(tiles));
+    }
   }
 }
 
@@ -182,43 +201,28 @@ __device__ __forceinline__ void score_new_token(const Consumer<G>& consumer) {
   if (quarter == 0) shared.new_score[head] = A::score(score);
 }
 
-// How far a warp is in the chunks of a unit: `passed` are behind the ring's cursor, and `done` is the last that it has read.
-struct ChunkWalk {
-  int passed = 0, done = -1;
-
-  template <class G>
-  __device__ __forceinline__ void pass(Consumer<G>& consumer, int until) {
-    consumer.pass_chunks(until - passed, done - passed);
-    passed = until;
-  }
-};
-
 // Attention over the old tiles. Leaves this warp's sums in its slice as fp32 [heads][PART_DIMS], its softmax state in shared.
-//
-// A warp turns to its own tile first, and to the chunks in which it has nothing to do while nobody waits for it: before its
-// next tile, and what is left then, after the unit's result is out.
+// A warp reads the chunks that hold its tiles, and skips the others.
 template <class A, class G>
-__device__ __forceinline__ ChunkWalk attend_old_tiles(Consumer<G>& consumer, const AttentionUnit<A>& unit) {
-  constexpr int D = A::D, DIMS = A::PART_DIMS, CHUNK_TILES = G::chunk_bytes / A::TILE_BYTES;
-  // A small ring may not hold the chunks from one of a warp's tiles to its next.
-  constexpr bool LATER = Consumer<G>::Shared::RING_CHUNKS >= A::TILE_WARPS / CHUNK_TILES + 2;
+__device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const AttentionUnit<A>& unit) {
+  constexpr int D = A::D, DIMS = A::PART_DIMS;
+  using Chunks = TileChunks<A, G>;
   const Context<G>& context = consumer.context;
   auto& shared = context.shared.attention;
   const int lane = context.lane, position = context.position();
   const tile::QueryFragment<D> query(shared.query, AttentionShared<G>::QUERY_STRIDE, lane);
   tile::AttentionAccumulator<D, DIMS> accumulator;
   const int first_dim = context.warp / A::TILE_WARPS * DIMS;
-  static_assert(CHUNK_TILES <= A::TILE_WARPS, "a warp takes at most one tile of a chunk");
-  ChunkWalk walk;
-  for (int mine = unit.first_tile + context.warp % A::TILE_WARPS; mine < unit.last_tile; mine += A::TILE_WARPS) {
-    const int chunk = (mine - unit.first_tile) / CHUNK_TILES, place = (mine - unit.first_tile) % CHUNK_TILES;
-    walk.pass(consumer, LATER ? walk.done + 1 : chunk);
-    const unsigned char* tiles = consumer.acquire_chunk(chunk - walk.passed);
-    const TileScores<A> scores{unit.oldest - mine * tile::TILE_POSITIONS, min(tile::TILE_POSITIONS, position - mine * tile::TILE_POSITIONS)};
-    accumulator.add_tile(query, tiles + place * A::TILE_BYTES, first_dim, scores, lane);
-    consumer.hand_back(chunk - walk.passed);
-    walk.done = chunk;
+  int chunk = 0;  // the next of the unit
+  for (int mine = context.warp % A::TILE_WARPS; unit.first_tile + mine < unit.last_tile; mine += A::TILE_WARPS) {
+    consumer.template skip_chunks<Chunks::HELD>(mine / Chunks::TILES - chunk);
+    chunk = mine / Chunks::TILES + 1;
+    const int tile = unit.first_tile + mine;
+    const TileScores<A> scores{unit.oldest - tile * tile::TILE_POSITIONS, min(tile::TILE_POSITIONS, position - tile * tile::TILE_POSITIONS)};
+    accumulator.add_tile(query, consumer.acquire_chunk() + mine % Chunks::TILES * A::TILE_BYTES, first_dim, scores, lane);
+    consumer.release_chunk();
   }
+  consumer.template skip_chunks<Chunks::HELD>(Chunks::of(unit) - chunk);
   const float sum = accumulator.total();
   const int head = lane / 4;
   if (head < unit.heads) {
@@ -227,7 +231,6 @@ __device__ __forceinline__ ChunkWalk attend_old_tiles(Consumer<G>& consumer, con
 #pragma unroll
     for (int n = 0; n < DIMS / 8; n++) sums[n * 4] = make_float2(accumulator.output[n][0], accumulator.output[n][1]);
   }
-  return walk;
 }
 
 // Merges the warps' sums and the new token; every thread takes some pairs of dims and publishes them.
@@ -284,7 +287,6 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
   const int layer = in[isa::attention::LAYER], splits = in[isa::attention::SPLITS];
   const int window = A::WINDOW ? in[isa::attention::WINDOW] : 0;
   u64* output = context.params.words + in[isa::attention::OUTPUT];
-  constexpr int CHUNK_TILES = G::chunk_bytes / A::TILE_BYTES;
   for (int i = 0; i < count; i++) {
     const AttentionUnit<A> unit(begin + i * stride, splits, context.position(), window);
     consumer.mark(Mark::BEGIN);
@@ -294,12 +296,11 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
     consumer.mark(Mark::MET);
     // The last warp is the last to get a tile.
     if (unit.newest && context.warp == CONSUMER_WARPS - 1) score_new_token<A>(consumer);
-    ChunkWalk walk = attend_old_tiles(consumer, unit);
+    attend_old_tiles(consumer, unit);
     consumer.mark(Mark::DOTS);
     consumer.meet();
     merge_warps(consumer, unit, splits, output);
     consumer.mark(Mark::STORED);
-    walk.pass(consumer, (unit.last_tile - unit.first_tile + CHUNK_TILES - 1) / CHUNK_TILES);
     if (unit.appends) consumer.report_append();
     consumer.meet();  // slices and shared state may be overwritten from here on
   }

@@ -46,7 +46,7 @@ __device__ __forceinline__ void load_matvec(Loader<G>& loader, Instruction in) {
     const unsigned char* from = weights + static_cast<i64>(begin + i * stride) * M::UNIT_BYTES;
     for (int c = 0; c < M::CHUNKS; c++) {
       const int bytes = M::chunk_blocks(c) * CONSUMER_WARPS * isa::BLOCK_BYTES;
-      loader.load(from, bytes);
+      loader.load(from, bytes, (count - i) * M::CHUNKS - c - 1);
       from += bytes;
     }
   }

@@ -29,10 +29,12 @@ class Loader {
       : context(c),
         ring_(Shared::ring(base)),
         policy_(ptx::evict_first_policy()),
-        window_(min(c.params.window, Shared::RING_CHUNKS)),
-        window_ahead_(min(c.params.window_ahead, Shared::RING_CHUNKS)) {}
+        window_(min(c.params.window, Shared::MAX_WINDOW)),
+        window_ahead_(min(c.params.window_ahead, Shared::MAX_WINDOW)) {}
 
-  __device__ __forceinline__ void load(const unsigned char* from, int bytes) {
+  // more: chunks of the same instruction that follow. readers: consumer warps that will hand the chunk back; for the
+  // others, who have no business with it, the loader does so in advance.
+  __device__ __forceinline__ void load(const unsigned char* from, int bytes, int more, int readers = CONSUMER_WARPS) {
     Shared& s = context.shared;
     // A fresh barrier's "previous" phase counts as complete, so the first round does not wait.
     const u64 before = G::trace ? ptx::clock() : 0;
@@ -42,7 +44,8 @@ class Loader {
     // takes bandwidth from SMs that are behind. Is the slot half a ring on free? Then the consumers keep up.
     const Cursor<Shared::RING_CHUNKS> half = next_.ahead(Shared::RING_CHUNKS / 2);
     const bool keep_up = __all_sync(ALL_LANES, ptx::mbarrier_test_wait(&s.chunk_empty[half.slot], half.parity ^ 1));
-    const int window = keep_up ? window_ : window_ahead_;
+    // In the middle of a long instruction nobody waits for words.
+    const int window = keep_up ? window_ + (more >= Shared::RING_CHUNKS) : window_ahead_;
     while (issued_ - landed_ >= window) {
       wait(&s.chunk_full[oldest_.slot], oldest_.parity, Wait::RING_FULL, oldest_.slot);
       oldest_.advance();
@@ -51,6 +54,7 @@ class Loader {
     if (context.lane == 0) {
       ptx::mbarrier_arrive_expect(&s.chunk_full[next_.slot], bytes);
       ptx::bulk_load(ring_ + next_.slot * G::chunk_bytes, from, bytes, &s.chunk_full[next_.slot], policy_);
+      if (readers < CONSUMER_WARPS) ptx::mbarrier_arrive(&s.chunk_empty[next_.slot], (CONSUMER_WARPS - readers) * Shared::WARP_ARRIVALS);
     }
     __syncwarp();
     next_.advance();
@@ -107,34 +111,28 @@ class Consumer {
   __device__ Consumer(const Context<G>& c, unsigned char* base)
       : context(c), slice(Shared::slices(base) + c.warp * G::slice_bytes), ring_(Shared::ring(base)) {}
 
-  // The next chunk of the ring, or the one `ahead` behind it, once it has landed.
-  __device__ __forceinline__ const unsigned char* acquire_chunk(int ahead = 0) {
-    const Cursor<Shared::RING_CHUNKS> at = chunk_.ahead(ahead);
-    wait_barrier(context, &context.shared.chunk_full[at.slot], at.parity, Wait::RING_FULL, at.slot);
-    return ring_ + at.slot * G::chunk_bytes;
+  // The next chunk of the ring, once it has landed.
+  __device__ __forceinline__ const unsigned char* acquire_chunk() {
+    wait_barrier(context, &context.shared.chunk_full[chunk_.slot], chunk_.parity, Wait::RING_FULL, chunk_.slot);
+    return ring_ + chunk_.slot * G::chunk_bytes;
   }
 
-  // Hands a slot back to the loader; the cursor stays.
+  // Hands the slot back to the loader.
   //
   // NOTE: the fence is not decoration. The arrive alone orders the reads before it with ordinary accesses, not with the
   // copy engine: loads whose results nobody needs yet were still under way when the next copy landed in the slot (on an
   // H200 one unit in some hundred steps came out wrong, and more with a wider window). It costs half a percent.
-  __device__ __forceinline__ void hand_back(int ahead) {
-    ptx::fence_proxy_async_shared();
-    context.arrive(&context.shared.chunk_empty[chunk_.ahead(ahead).slot]);
-  }
-
-  // Hands the next slot back and goes on to the one behind it.
   __device__ __forceinline__ void release_chunk() {
-    hand_back(0);
+    ptx::fence_proxy_async_shared();
+    context.arrive(&context.shared.chunk_empty[chunk_.slot]);
     chunk_.advance();
   }
 
-  // Goes on by `count` chunks. What this warp has not read is handed back without a fence, but only once it has landed: an
-  // arrival must not fall into the phase before. The chunk `except` behind the next one is already handed back.
-  __device__ __forceinline__ void pass_chunks(int count, int except) {
+  // Goes on by chunks that this warp does not read. HELD: the loader counts on it to hand them back all the same.
+  template <bool HELD>
+  __device__ __forceinline__ void skip_chunks(int count) {
     for (int i = 0; i < count; i++) {
-      if (i != except) {
+      if constexpr (HELD) {
         acquire_chunk();
         context.arrive(&context.shared.chunk_empty[chunk_.slot]);
       }

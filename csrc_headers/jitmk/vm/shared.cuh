@@ -68,6 +68,7 @@ struct SharedLayout : FixedShared<G> {
   static constexpr int SLICES_BYTES = CONSUMER_WARPS * G::slice_bytes;
   static constexpr int RING_CHUNKS =
       (G::shared_bytes - SLICES_BYTES - static_cast<int>(sizeof(FixedShared<G>)) - 64) / (G::chunk_bytes + 2 * static_cast<int>(sizeof(ptx::Barrier)));
+  static constexpr int MAX_WINDOW = RING_CHUNKS / 2;  // loads in flight; see TileChunks
   static constexpr int WARP_ARRIVALS = G::race_check ? WARP_LANES : 1;  // see Context::arrive
   static_assert(RING_CHUNKS >= 2, "shared memory has no room for a ring of two chunks");
   static_assert(G::slice_bytes % 128 == 0, "slices must keep the ring aligned");

@@ -12,6 +12,7 @@ inline void mbarrier_init(Barrier* b, int arrivals) {
 }
 inline void mbarrier_arrive_expect(Barrier* b, int bytes) { machine::advance(reinterpret_cast<machine::Barrier*>(b), 1, bytes); }
 inline void mbarrier_arrive(Barrier* b) { machine::advance(reinterpret_cast<machine::Barrier*>(b), 1, 0); }
+inline void mbarrier_arrive(Barrier* b, int arrivals) { machine::advance(reinterpret_cast<machine::Barrier*>(b), arrivals, 0); }
 inline bool mbarrier_try_wait(Barrier* b, u32 parity) { return machine::over(reinterpret_cast<machine::Barrier*>(b), parity); }
 
 // One look for the whole warp, as one instruction is: nobody waits for what it finds.

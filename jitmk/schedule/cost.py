@@ -93,10 +93,10 @@ def unit_cost(phase: Phase, context: int) -> UnitCost:
     return UnitCost(2 * ELEMENTWISE_VALUES * WORD_BYTES, ELEMENTWISE_VALUES)
 
 
-REDUCE_US = 1.2
-"""What a reduce phase adds to a layer: a dependency more. This and the next two are fitted to steps of Llama-3.2-1B and
-3B at 128 to 4080 positions with 1 to 16 splits on an H200 (docs/performance.md)."""
-REDUCE_VALUE_US = 0.05 / 1024
+REDUCE_US = 1.0
+"""What a reduce phase adds to a layer: a dependency more. This and the next two are fitted to steps of five Llamas at 128
+to 8192 positions with 1 to 26 splits on an H200 (docs/performance.md)."""
+REDUCE_VALUE_US = 0.06 / 1024
 """What each value of each partial result adds to the reduce phase: it is published, fetched and merged."""
 TILE_BYTES_PER_US = 48_000.0
 """How fast one SM alone gets through old keys and values while the others stream weights."""
@@ -173,15 +173,15 @@ def load_window(spec: ModelSpec) -> int:
     """Chunk loads that an SM keeps in flight.
 
     Three chunks (48 KB) are enough for nearly full bandwidth, and every load in flight delays the small reads that
-    phases wait for. In the middle of a long instruction the device keeps one more. Measured on an H200
-    (docs/performance.md).
+    phases wait for. The phases of narrow models are all delay, and two are better. In the middle of a long instruction
+    the device keeps one more. Measured on an H200 (docs/performance.md).
     """
-    return 3
+    return 3 if spec.hidden_size > 1024 else 2
 
 
 def load_window_ahead(spec: ModelSpec) -> int:
     """The same while the ring is more than half full: an SM that is ahead leaves the bandwidth to those that are not.
 
-    The rings of narrow models are always full, and their phases are all delay.
+    The rings of narrow models are always full.
     """
     return 2 if spec.hidden_size > 1024 else 1

@@ -16,10 +16,12 @@ enum class Epilogue { STORE, RESIDUAL, ACTIVATED, GATED, LOGITS };
 template <class Config>
 struct Matvec : Config {
   using Config::BLOCKS, Config::CHUNKS, Config::COLUMNS, Config::EPILOGUE, Config::ROWS;
-  static constexpr bool EVEN = BLOCKS % CHUNKS == 0;  // all chunks have the same number of blocks
-  static constexpr int MAX_BLOCKS = (BLOCKS + CHUNKS - 1) / CHUNKS;  // of a chunk
-  static constexpr int EARLY_UNITS = CHUNKS < EARLY_CHUNKS ? EARLY_CHUNKS / CHUNKS : 1;
-  static constexpr int EARLY = CHUNKS < EARLY_CHUNKS ? CHUNKS : EARLY_CHUNKS;  // chunks of each of these
+  // How a unit lies in chunks, and how much of an instruction consumers fetch early; storers are told of no chunks.
+  static constexpr int PARTS = CHUNKS > 0 ? CHUNKS : 1;
+  static constexpr bool EVEN = BLOCKS % PARTS == 0;  // all chunks have the same number of blocks
+  static constexpr int MAX_BLOCKS = (BLOCKS + PARTS - 1) / PARTS;  // of a chunk
+  static constexpr int EARLY_UNITS = PARTS < EARLY_CHUNKS ? EARLY_CHUNKS / PARTS : 1;
+  static constexpr int EARLY = PARTS < EARLY_CHUNKS ? PARTS : EARLY_CHUNKS;  // chunks of each of these
   static constexpr bool NORM = Config::PROLOGUE == Prologue::RMS;  // 1/rms is applied to the dot products
   static constexpr bool NEEDS_ALL = Config::PROLOGUE == Prologue::LAYER || Config::POST != NormKind::NONE;
   static constexpr int UNITS = (ROWS + UNIT_ROWS - 1) / UNIT_ROWS;
@@ -34,7 +36,7 @@ struct Matvec : Config {
   static_assert(Config::OUTPUT_COPIES <= 4 && Config::RESIDUAL_COPIES <= 4, "a warp publishes at most four copies at once");
   static_assert(Config::POST == NormKind::NONE || EPILOGUE != Epilogue::RESIDUAL, "one operand cannot be two residuals");
 
-  __device__ static constexpr int first_block(int chunk) { return EVEN ? MAX_BLOCKS * chunk : BLOCKS * chunk / CHUNKS; }
+  __device__ static constexpr int first_block(int chunk) { return EVEN ? MAX_BLOCKS * chunk : BLOCKS * chunk / PARTS; }
   __device__ static constexpr int chunk_blocks(int chunk) { return EVEN ? MAX_BLOCKS : first_block(chunk + 1) - first_block(chunk); }
 };
 

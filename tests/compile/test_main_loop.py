@@ -27,5 +27,6 @@ def test_no_spills_where_the_time_is_spent(name: str, arch_name: str, compiler_n
     if listing.returncode != 0:
         pytest.skip(f"this nvdisasm does not read cubins of this compiler: {listing.stderr.strip()[:200]}")
     loops = main_loops(listing.stdout)
-    assert sum(loop.tensor for loop in loops) == tensor_instructions(listing.stdout), "each is in a loop"
+    # The weights that consumers fetch early are multiplied before the loops.
+    assert 0 < sum(loop.tensor for loop in loops) < tensor_instructions(listing.stdout)
     assert [loop for loop in loops if loop.spills] == []

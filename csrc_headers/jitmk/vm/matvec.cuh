@@ -237,8 +237,8 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
         units = 1;
       }
       const bool active = has_row && mine >= i && mine < i + units;
-      // A lane whose unit is not among them computes with what lies there, and keeps it to itself.
-      const Partial* partials = storer.partials(max(mine - i, 0));
+      // A lane whose unit is not among them computes another's, and keeps it to itself.
+      const Partial* partials = storer.partials(min(max(mine - i, 0), units - 1));
       float sums[CONSUMER_WARPS];
 #pragma unroll
       for (int w = 0; w < CONSUMER_WARPS; w++) sums[w] = partials[w].row[row];

@@ -199,10 +199,15 @@ class Storer {
     return context.shared.partial[partial_.slot].warp;
   }
 
-  // Whether by now the unit `ahead` behind the next one has its partial sums. Then all before it have theirs.
+  // Whether by now the unit `ahead` behind the next one has its partial sums. Then all before it have theirs, for warps
+  // report units in order; race checkers, which do not follow that, get builds that look at each.
   __device__ __forceinline__ bool has_partials(int ahead) const {
-    const Cursor<PARTIAL_SLOTS> at = partial_.ahead(ahead);
-    return __all_sync(ALL_LANES, ptx::mbarrier_test_wait(&context.shared.partial_full[at.slot], at.parity));
+    bool ready = true;
+    for (int i = G::race_check ? 0 : ahead; i <= ahead; i++) {
+      const Cursor<PARTIAL_SLOTS> at = partial_.ahead(i);
+      ready &= __all_sync(ALL_LANES, ptx::mbarrier_test_wait(&context.shared.partial_full[at.slot], at.parity)) != 0;
+    }
+    return ready;
   }
 
   // Of the unit `ahead` behind the next one.

@@ -76,8 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         before = _records_before(args, committed)
         results = Results(describe(gpu))
         print(announce(gpu, results.environment), file=sys.stderr)
-        jobs = _measure_models(gpu, args, results)
-        results.write(path)  # what there is, before what may take long
+        jobs = _measure_models(gpu, args, results, path)
         records, failures = run_baselines([(kind, work) for kind in args.baselines for work in jobs], args.timeout)
         results.records += records
         results.failures += failures
@@ -151,8 +150,11 @@ def _row(record: Record) -> list[str]:
     ]
 
 
-def _measure_models(gpu: Device, args: argparse.Namespace, results: Results) -> list[Workload]:
-    """Measures jitmk on every model; returns what the baselines are to decode, with ceilings of the same moment."""
+def _measure_models(gpu: Device, args: argparse.Namespace, results: Results, path: Path) -> list[Workload]:
+    """Measures jitmk on every model; returns what the baselines are to decode, with ceilings of the same moment.
+
+    Results are written after each model: a run that is cut short leaves what there was.
+    """
     jobs = []
     for name in args.models:
         longest = max(args.tokens, CHECK_TOKENS)
@@ -167,6 +169,7 @@ def _measure_models(gpu: Device, args: argparse.Namespace, results: Results) -> 
         except (JitmkError, torch.cuda.OutOfMemoryError) as error:
             results.failures.append(Failure(name, JITMK, str(error)))
             print(f"{name}: FAILED: {error}", file=sys.stderr)
+        results.write(path)
     return jobs
 
 

@@ -33,7 +33,6 @@ struct Matvec : Config {
   static constexpr int OUTPUT_STRIDE = isa::copy_stride(EPILOGUE == Epilogue::GATED ? ROWS / 4 : (ROWS + 1) / 2);
   static constexpr int RESIDUAL_STRIDE = isa::copy_stride(ROWS);
   static_assert(COLUMNS % 16 == 0, "columns must be a multiple of 16");
-  static_assert(Config::OUTPUT_COPIES <= 4 && Config::RESIDUAL_COPIES <= 4, "a warp publishes at most four copies at once");
   static_assert(Config::POST == NormKind::NONE || EPILOGUE != Epilogue::RESIDUAL, "one operand cannot be two residuals");
 
   __device__ static constexpr int first_block(int chunk) { return EVEN ? MAX_BLOCKS * chunk : BLOCKS * chunk / PARTS; }

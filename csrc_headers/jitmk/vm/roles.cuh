@@ -194,13 +194,15 @@ class Storer {
   __device__ explicit Storer(const Context<G>& c) : context(c) {}
 
   // Waits until the next unit's partial sums are there.
-  __device__ __forceinline__ const Partial* acquire_partials() {
+  __device__ __forceinline__ void acquire_partials() const {
     wait_barrier(context, &context.shared.partial_full[partial_.slot], partial_.parity, Wait::PARTIAL_FULL, partial_.slot);
-    return context.shared.partial[partial_.slot].warp;
   }
 
   // Whether by now the unit `ahead` behind the next one has its partial sums. Then all before it have theirs, for warps
   // report units in order; race checkers, which do not follow that, get builds that look at each.
+  //
+  // NOTE: a look at a barrier orders the loads behind it only once its answer has been used. Loads that did not depend on
+  // it were carried out before it, and units of an earlier step came out of a slot that was said to be full.
   __device__ __forceinline__ bool has_partials(int ahead) const {
     bool ready = true;
     for (int i = G::race_check ? 0 : ahead; i <= ahead; i++) {

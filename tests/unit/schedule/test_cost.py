@@ -22,7 +22,7 @@ def test_splits_of_llama_1b_on_an_h200(context: int, splits: int) -> None:
     assert choose_splits(LLAMA_1B, 132, context) == splits
 
 
-# Llama-3.2-1B and 3B: contexts next to each other at which one split was measured as faster than any other, and as slower.
+# Llama-3.2-1B and 3B: contexts next to each other at which one split was measured as the fastest, and as slower.
 @pytest.mark.parametrize(("heads", "head_dim", "faster", "slower"), [(32, 64, 256, 512), (24, 128, 128, 256)])
 def test_one_split_pays_for_as_long_as_was_measured(heads: int, head_dim: int, faster: int, slower: int) -> None:
     spec = replace(LLAMA_1B, num_heads=heads, head_dim=head_dim)

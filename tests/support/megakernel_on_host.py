@@ -29,7 +29,6 @@ from jitmk.program.program import Variant
 from jitmk.resources import headers_dir
 
 _HERE = Path(__file__).parent
-_ARCH = GpuArch.parse("sm_90a")
 
 SMS = 3
 """CTAs of every launch: enough for each to wait for others."""
@@ -55,7 +54,11 @@ extern "C" int run_megakernel(const jitmk::isa::Params* params, int ctas, unsign
 
 
 def compile_for_host(
-    variants: Sequence[Variant], spec: ModelSpec, folder: Path, mistake: tuple[str, str, str] | None = None
+    variants: Sequence[Variant],
+    spec: ModelSpec,
+    folder: Path,
+    mistake: tuple[str, str, str] | None = None,
+    arch: str = "sm_90a",
 ) -> Path:
     """The library that `HostLauncher` loads; skips the test where there is no g++.
 
@@ -63,6 +66,7 @@ def compile_for_host(
         variants, spec: as for `render`.
         folder: an empty one.
         mistake: a header of the device library, something that it says, and what it says here instead.
+        arch: a GPU, for the size of its shared memory.
     """
     compiler = shutil.which("g++")
     if compiler is None:
@@ -77,7 +81,7 @@ def compile_for_host(
         header.write_text(text.replace(mistake[1], mistake[2]), encoding="utf-8")
     # By name: the package `jitmk.codegen` shows the function of the same name in the module's place.
     with mock.patch.object(importlib.import_module("jitmk.codegen.render"), "headers_dir", lambda: headers):
-        device = render(variants, spec, _ARCH)
+        device = render(variants, spec, GpuArch.parse(arch))
     source, library = folder / "kernel.cpp", folder / LIBRARY
     source.write_text(f'#include "machine_on_host.h"\n{device}\n#line 1 "entry"\n{_ENTRY}', encoding="utf-8")
     # No fortified longjmp: it takes a jump to another fiber for a mistake.

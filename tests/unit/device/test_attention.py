@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from jitmk.model.spec import ModelSpec
+from tests.support.megakernel_on_host import SMS, HostLauncher, compile_for_host
 from tests.support.op_kernels import ATTENTION_FEATURES, ATTENTION_SPECS
+from tests.support.op_runner import ARENA_WORDS, KV_FLAGS, OpRunner
 from tests.support.single_phases import ModelPhases
 from tests.support.single_reduce import check_attention_reduce
-from tests.unit.device.conftest import HostRunners
+from tests.unit.device.conftest import HostRunners, host_kernel
 
 CAPACITY = 160
 CPU = torch.device("cpu")
@@ -24,6 +28,17 @@ def test_over_the_cache_and_the_new_token(spec: ModelSpec, host_runners: HostRun
     runner, model = host_runners[f"attention-{spec.head_dim}"], ModelPhases(spec, CAPACITY, CPU)
     for position, splits in ((0, 1), (1, 2), (16, 1), (17, 7), (159, 2)):
         model.check(runner, ("layers.1.attention",), position, splits=splits)
+
+
+@pytest.mark.parametrize("arch", ["sm_90a", "sm_120a"])
+def test_more_tiles_than_the_ring_holds(arch: str, tmp_path: Path) -> None:
+    """On sm_120a the ring is shorter than the way from one of a warp's tiles to its next (TileChunks)."""
+    kernel = host_kernel("attention-128")
+    library = compile_for_host(kernel.variants, kernel.spec, tmp_path / "kernel", arch=arch)
+    launcher = HostLauncher(library, arena_words=ARENA_WORDS, kv_flags=KV_FLAGS)
+    model = ModelPhases(next(s for s in ATTENTION_SPECS if s.head_dim == 128), 640, CPU)
+    for position, splits in ((599, 1), (599, 3), (150, 1)):
+        model.check(OpRunner(launcher, CPU, SMS, kernel.variants), ("layers.1.attention",), position, splits=splits)
 
 
 @pytest.mark.parametrize("layer", [0, 1])

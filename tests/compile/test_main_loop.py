@@ -1,4 +1,7 @@
-"""The loops over weights and cached positions touch no local memory. Reads the machine code, where that is possible."""
+"""Loops over weights and cached positions, and products wherever they are, touch no local memory.
+
+Reads the machine code, where that is possible.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pytest
 from jitmk.arch import GpuArch
 from tests.compile.kernels import BY_NAME, CASES, compile_shape
 from tests.support.compilers import COMPILERS, require_compiler
-from tests.support.sass import main_loops, tensor_instructions
+from tests.support.sass import main_loops, product_stretches, tensor_instructions
 
 LONGEST_LOOP = 1000
 """Instructions; main loops have some hundred, the walk over the queue has thousands."""
@@ -31,5 +34,8 @@ def test_no_spills_where_the_time_is_spent(name: str, arch_name: str, compiler_n
         pytest.skip(f"this nvdisasm does not read cubins of this compiler: {listing.stderr.strip()[:200]}")
     # What is longer is the walk over the queue, in which the weights that consumers fetch early are multiplied.
     loops = [loop for loop in main_loops(listing.stdout) if loop.instructions < LONGEST_LOOP]
-    assert 0 < sum(loop.tensor for loop in loops) < tensor_instructions(listing.stdout)
-    assert [loop for loop in loops if loop.spills] == []
+    stretches = product_stretches(listing.stdout)
+    tensor = tensor_instructions(listing.stdout)
+    assert 0 < sum(loop.tensor for loop in loops) < tensor
+    assert sum(stretch.tensor for stretch in stretches) == tensor, "each is in a stretch"
+    assert [hot for hot in (*loops, *stretches) if hot.spills] == []

@@ -1,4 +1,4 @@
-"""Reads disassembled machine code: where its loops are, and what runs in them."""
+"""Reads disassembled machine code: where its loops and its products are, and what runs in them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ _TENSOR = re.compile(r"\bHMMA\b")
 _SPILL = re.compile(r"\b(?:STL|LDL)\b")
 _LEAVES = re.compile(r"\b(?:BRA|EXIT|RET|BRX|JMP)\b")
 _CALL = re.compile(r"\bCALL\b")
+_GAP = 32  # instructions between two tensor instructions of one stretch
 
 
 @dataclass(frozen=True)
 class Loop:
-    """An innermost loop around tensor-core instructions, and the spills in its hot part."""
+    """An innermost loop around tensor-core instructions, or a stretch of them, and the spills in its hot part."""
 
     instructions: int
     tensor: int
@@ -37,6 +38,11 @@ def main_loops(listing: str) -> list[Loop]:
     inlined writes the report of a hang, after which nothing needs to be fast.
     """
     return [loop for function in _functions(listing) for loop in _main_loops(function)]
+
+
+def product_stretches(listing: str) -> list[Loop]:
+    """Every tensor-core instruction with its neighbours: from one to the next where little lies between them."""
+    return [stretch for function in _functions(listing) for stretch in _product_stretches(function)]
 
 
 def tensor_instructions(listing: str) -> int:
@@ -74,6 +80,21 @@ def _main_loops(function: _Function) -> list[Loop]:
             tuple(text[i] for i in range(begin, end + 1) if _SPILL.search(text[i]) and not _leads_to_call(text, i)),
         )
         for begin, end in sorted(set(inner))
+    ]
+
+
+def _product_stretches(function: _Function) -> list[Loop]:
+    text = function.instructions
+    stretches: list[list[int]] = []
+    for at in (i for i, instruction in enumerate(text) if _TENSOR.search(instruction)):
+        if stretches and at - stretches[-1][-1] <= _GAP:
+            stretches[-1].append(at)
+        else:
+            stretches.append([at])
+    return [
+        Loop(last - first + 1, len(tensor), tuple(i for i in text[first : last + 1] if _SPILL.search(i)))
+        for tensor in stretches
+        for first, last in [(tensor[0], tensor[-1])]
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.sass import Loop, main_loops, tensor_instructions
+from tests.support.sass import Loop, main_loops, product_stretches, tensor_instructions
 
 _LISTING = """
         .section        .text.kernel,"ax",@progbits
@@ -48,3 +48,10 @@ def test_a_spill_on_the_way_to_the_report_is_cold() -> None:
 
 def test_no_tensor_instruction_no_main_loop() -> None:
     assert main_loops(_listing().replace("HMMA", "FFMA")) == []
+
+
+def test_products_close_to_each_other_are_one_stretch() -> None:
+    product = "HMMA.16816.F32.BF16 R4, R8, R12, R4"
+    far = ["MOV R1, R2"] * 40
+    assert product_stretches(_listing("LDL R4, [R1]", product)) == [Loop(4, 2, ("LDL R4, [R1]",))]
+    assert product_stretches(_listing(*far, "STL [R1], R4", product)) == [Loop(1, 1, ()), Loop(1, 1, ())]

@@ -88,7 +88,7 @@ PARAM_FIELDS = (
     Field("steps", ctypes.c_int32, "int", "tokens to generate at most"),
     Field("epoch", ctypes.c_uint32, "u32", "of the first step"),
     Field("first_token", ctypes.c_int32, "int", "the first step's token; negative: made by the launch before"),
-    Field("window", ctypes.c_int32, "int", "chunk loads in flight at most"),
+    Field("window", ctypes.c_int32, "int", "chunk loads in flight, but for the middle of long instructions"),
     Field("window_ahead", ctypes.c_int32, "int", "the same while the ring is more than half full"),
     Field("greedy", ctypes.c_int32, "int", "whether the noise is left out"),
     Field("inverse_temperature", ctypes.c_float, "float", "1 when greedy"),

@@ -55,7 +55,8 @@ class MegakernelLauncher:
         arena_words: words of the largest program.
         kv_flags: layers * kv_heads.
         deadline_ms: how long a wait inside the kernel may last.
-        window: chunk loads in flight an SM; window_ahead: the same while its ring is more than half full.
+        window: chunk loads in flight an SM, one more in long instructions; window_ahead: the same while its ring is
+            more than half full.
         operands: the fields of KernelParams that stay as they are (weights, constants, kv, rope, strides).
     """
 

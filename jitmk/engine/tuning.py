@@ -34,7 +34,7 @@ class Tuning:
     """The choices for one model on one GPU, all of which any kernel of the model can run.
 
     Attributes:
-        window: chunk loads that an SM keeps in flight.
+        window: chunk loads that an SM keeps in flight; one more in the middle of a long instruction.
         window_ahead: the same while its ring is more than half full.
         policy: name of the policy that deals units to SMs.
         split_steps: (first context, splits): from so many positions in the cache on, attention splits them into so many

@@ -20,7 +20,7 @@ REPEATS = 300
 
 
 def test_a_full_ring_changes_nothing(gpu: Device, gpu_settings: Settings) -> None:
-    """With the whole ring in flight, and warps that poll for 16 splits beside those that still read chunks.
+    """With as many loads in flight as the device takes, and warps that poll beside those that still read chunks.
 
     Before slots were handed back behind a proxy fence, most launches of a deeper model came out wrong here.
     """

@@ -155,7 +155,7 @@ struct Params {
   int steps;  // tokens to generate at most
   u32 epoch;  // of the first step
   int first_token;  // the first step's token; negative: made by the launch before
-  int window;  // chunk loads in flight at most
+  int window;  // chunk loads in flight, but for the middle of long instructions
   int window_ahead;  // the same while the ring is more than half full
   int greedy;  // whether the noise is left out
   float inverse_temperature;  // 1 when greedy

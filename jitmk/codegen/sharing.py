@@ -2,8 +2,7 @@
 
 Less code compiles faster and leaves more room in the instruction cache. A projection's code is rendered, role by role,
 from a config in which everything that the role must not depend on is neutral, so that a kernel that did depend on it
-would be wrong for every model, and no test could miss it. Attention over parts of the context runs the code for all of
-it.
+would be wrong for every model, and no test could miss it.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from jitmk.program.configs import AttentionConfig, Config, Epilogue, MatvecConfig, Prologue
+from jitmk.program.configs import Config, Epilogue, MatvecConfig, Prologue
 from jitmk.program.program import Variant
 
 
@@ -54,6 +53,7 @@ def role_config(config: Config, role: Role) -> Config:
             post_scale=1.0,
             post_sum=False,
             input_copies=1,
+            head_dim=0,
             residual_copies=config.residual_copies if config.epilogue is Epilogue.RESIDUAL else 1,
         )
     whole = config.prologue is Prologue.LAYER or config.post is not None
@@ -73,26 +73,7 @@ def role_config(config: Config, role: Role) -> Config:
 
 def shared_code(variants: Sequence[Variant], role: Role) -> tuple[Code, ...]:
     """The variants of a kernel in groups that share a role's code."""
-    configs = [variant.config for variant in variants]
     groups: dict[tuple[object, Config], list[int]] = {}
     for index, variant in enumerate(variants):
-        config = role_config(_whole_attention(variant.config, configs), role)
-        groups.setdefault((variant.opcode, config), []).append(index)
-    # The code of a group is that of a variant that is what the others are taken for.
-    return tuple(
-        Code(tuple(sorted(indices, key=lambda i: (role_config(configs[i], role) != config, i))))
-        for (_, config), indices in groups.items()
-    )
-
-
-def _whole_attention(config: Config, others: Sequence[Config]) -> Config:
-    """For attention over a part of the context, the same over all of it where the kernel has that.
-
-    The number of splits, an operand, tells the device code which of the two an instruction is.
-    """
-    if isinstance(config, AttentionConfig) and config.partial:
-        whole = [other for other in others if isinstance(other, AttentionConfig) and not other.partial]
-        for other in whole:
-            if replace(other, partial=True, output_copies=config.output_copies) == config:
-                return other
-    return config
+        groups.setdefault((variant.opcode, role_config(variant.config, role)), []).append(index)
+    return tuple(Code(tuple(indices)) for indices in groups.values())

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from jitmk.program.configs import (
     ELEMENTWISE_VALUES,
-    PARTIAL_EXTRA,
     ActivateConfig,
     AddConfig,
     AttentionConfig,
@@ -84,11 +83,14 @@ def _embed_writes(phase: Phase, config: EmbedConfig, unit: int) -> Spans:
 
 
 def _matvec_reads(phase: Phase, config: MatvecConfig, unit: int) -> Spans:
+    spans = [_whole(phase, "input")]
+    if phase.splits > 1:
+        spans.append(_whole(phase, "lse"))
     if config.post is not None:
-        return _whole(phase, "input"), _whole(phase, "residual_in")
-    if config.epilogue is Epilogue.RESIDUAL:
-        return _whole(phase, "input"), _piece(phase, "residual_in", unit, UNIT_ROWS)
-    return (_whole(phase, "input"),)
+        spans.append(_whole(phase, "residual_in"))
+    elif config.epilogue is Epilogue.RESIDUAL:
+        spans.append(_piece(phase, "residual_in", unit, UNIT_ROWS))
+    return tuple(spans)
 
 
 def _matvec_writes(phase: Phase, config: MatvecConfig, unit: int) -> Spans:
@@ -120,21 +122,17 @@ def _key_value(phase: Phase, config: AttentionConfig | KvAppendConfig, kv_head: 
 def _attention_writes(phase: Phase, config: AttentionConfig, unit: int) -> Spans:
     group, split = divmod(unit, phase.splits)
     heads = config.group_heads(group)
-    if config.partial:
-        return tuple(_partial(phase, "output", config, split, head) for head in heads)
-    return (_span(phase, "output", heads.start * config.head_dim, heads.stop * config.head_dim),)
+    begin, end = split * config.heads + heads.start, split * config.heads + heads.stop
+    output = _span(phase, "output", begin * config.head_dim, end * config.head_dim)
+    return (output,) if phase.splits == 1 else (output, _span(phase, "lse_out", begin, end))
 
 
 def _reduce_reads(phase: Phase, config: AttentionReduceConfig, unit: int) -> Spans:
-    return tuple(_partial(phase, "input", config, split, unit) for split in range(phase.splits))
-
-
-def _partial(
-    phase: Phase, operand: str, config: AttentionConfig | AttentionReduceConfig, split: int, head: int
-) -> Span:
-    size = config.head_dim + PARTIAL_EXTRA
-    begin = (split * config.heads + head) * size
-    return _span(phase, operand, begin, begin + size)
+    d, rows = config.head_dim, [split * config.heads + unit for split in range(phase.splits)]
+    return (
+        *(_span(phase, "input", row * d, (row + 1) * d) for row in rows),
+        *(_span(phase, "lse", row, row + 1) for row in rows),
+    )
 
 
 def _head(operand: str) -> Callable[[Phase, Any, int], Spans]:

@@ -59,7 +59,7 @@ OPERANDS: Mapping[Opcode, tuple[str, ...]] = {
     Opcode.EMBED: ("table", "positions", "output", "residual_out"),
     # Units are groups of 8 rows of the matrix. candidate: slot of the sampling candidate (LM head only).
     # With a post-norm in the prologue, input is the output of the block before, residual_in is read whole, and
-    # residual_out is the sum of both.
+    # residual_out is the sum of both. With splits > 1, input and lse are the results of so many splits of attention.
     Opcode.MATVEC: (
         "weights",
         "input",
@@ -72,11 +72,14 @@ OPERANDS: Mapping[Opcode, tuple[str, ...]] = {
         "candidate",
         "post_norm",
         "post_norm_bias",
+        "splits",
+        "lse",
     ),
     # Units are (head group, split), split fastest. input: queries and keys, value_input: values, both laid out as qkv
-    # (they may be the same); output: attention or its partial results; window: positions that are attended to, the
-    # token's own included, 0 for all; rope: entries to the layer's table (program/rope_layout.py), -1 for none.
-    # appended: the words that KV_APPEND wrote, where that did the append.
+    # (they may be the same); output: attention, or with splits > 1 that of each split, [splits][heads * head_dim], and
+    # lse_out: the logarithms of their normalisers, [splits][heads]. window: positions that are attended to, the token's
+    # own included, 0 for all; rope: entries to the layer's table (program/rope_layout.py), -1 for none. appended: the
+    # words that KV_APPEND wrote, where that did the append.
     Opcode.ATTENTION: (
         "layer",
         "input",
@@ -88,9 +91,10 @@ OPERANDS: Mapping[Opcode, tuple[str, ...]] = {
         "q_norm",
         "k_norm",
         "appended",
+        "lse_out",
     ),
-    # Units are query heads. input: the partial results of `splits` splits.
-    Opcode.ATTENTION_REDUCE: ("input", "output", "splits"),
+    # Units are query heads. input, lse: what `splits` splits of ATTENTION wrote.
+    Opcode.ATTENTION_REDUCE: ("input", "output", "splits", "lse"),
     # One unit: the choice among `candidates` candidates.
     Opcode.SAMPLE: ("input", "candidates"),
     # Units are groups. first: the value of input and output with which group 0 begins.
@@ -118,7 +122,7 @@ OPERANDS: Mapping[Opcode, tuple[str, ...]] = {
 
 table, positions, weights: grains of the weight arena (program/packing.py).
 norm, norm_bias, post_norm, post_norm_bias, bias, q_norm, k_norm: elements of the constant arena.
-input, value_input, other, output, residual_in, residual_out, appended: words of the word arena.
+input, value_input, other, output, residual_in, residual_out, appended, lse, lse_out: words of the word arena.
 An operand that a variant does not use is `NO_OPERAND`.
 """
 

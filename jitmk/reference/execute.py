@@ -172,6 +172,7 @@ def _matvec(call: _Call, config: MatvecConfig) -> Outputs:
         call.env.weights.matrix(call.phase.matrices["weights"]),
         matvec_vectors(call.phase, call.env.weights),
         residual=call.inputs.get("residual_in"),
+        lse=call.inputs.get("lse"),
         sums=call.env.sums,
     )
 
@@ -221,7 +222,7 @@ def _attention(call: _Call, config: AttentionConfig) -> Outputs:
 
 
 def _reduce(call: _Call, config: AttentionReduceConfig) -> Outputs:
-    return attention_reduce(config, call.units, call.phase.splits, call.inputs["input"])
+    return attention_reduce(config, call.units, call.phase.splits, call.inputs["input"], call.inputs["lse"])
 
 
 def _sample(call: _Call, config: SampleConfig) -> Outputs:

@@ -25,7 +25,7 @@ def isolate(program: Program, *names: str) -> Program:
     return replace(program, phases=tuple(replace(phase, index=i) for i, phase in enumerate(chosen)))
 
 
-OUTPUTS = ("output", "residual_out")
+OUTPUTS = ("output", "residual_out", "lse_out")
 """Operands that a phase writes; every other buffer is one that it reads."""
 
 
@@ -75,8 +75,12 @@ def matvec_variant(rows: int, columns: int, epilogue: Epilogue, name: str = "", 
     return Variant(full, Opcode.MATVEC, MatvecConfig(rows, columns, epilogue, **fields))
 
 
-def matvec_program(variant: Variant) -> Program:
-    """One matvec between buffers of its own; its matrix is "w", its vectors have the names of their operands."""
+def matvec_program(variant: Variant, splits: int = 1) -> Program:
+    """One matvec between buffers of its own; its matrix is "w", its vectors have the names of their operands.
+
+    Args:
+        splits: of attention, which it merges.
+    """
     config = variant.config
     assert isinstance(config, MatvecConfig)
     buffers: dict[str, Buffer] = {}
@@ -87,7 +91,9 @@ def matvec_program(variant: Variant) -> Program:
         buffers[operand] = Buffer(operand, kind, values, 1, copies, words)
         words += buffers[operand].total_words
 
-    buffer("input", BufferKind.BF16, config.columns, config.input_copies)
+    buffer("input", BufferKind.BF16, splits * config.columns, config.input_copies if splits == 1 else 1)
+    if splits > 1:
+        buffer("lse", BufferKind.FP32, splits * config.columns // config.head_dim)
     if config.epilogue is Epilogue.LOGITS:
         buffer("output", BufferKind.CANDIDATE, config.rows)
     elif config.output_copies:
@@ -108,6 +114,7 @@ def matvec_program(variant: Variant) -> Program:
         buffers=buffers,
         matrices={"weights": "w"},
         vectors={name: name for name in _vectors(config)},
+        splits=splits,
     )
     return Program((phase,), tuple(buffers.values()), (variant,), tokens=1, splits=1, arena_words=words)
 

@@ -23,4 +23,11 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
+// The logarithm of base 2 in the same unit; of 0 it is -inf (PTX ISA, "lg2").
+__device__ __forceinline__ float log2_approx(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 }  // namespace jitmk::ptx

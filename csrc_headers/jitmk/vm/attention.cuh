@@ -17,7 +17,6 @@ struct Attention : Config {
   static constexpr int D = Config::HEAD_DIM;
   static constexpr int RATIO = HEADS / KV_HEADS, GROUPS_PER_KV_HEAD = (RATIO + GROUP - 1) / GROUP;
   static constexpr int TILE_BYTES = tile::TILE_POSITIONS * D * 2 * 2;
-  static constexpr int PARTIAL_SIZE = D + isa::PARTIAL_EXTRA;
   static constexpr int OUTPUT_STRIDE = isa::copy_stride(HEADS * D / 2);
   // Wide heads are too much for one warp's registers: then two warps take a tile, each half of the value dims.
   static constexpr int DIM_PARTS = D > 128 ? 2 : 1, PART_DIMS = D / DIM_PARTS;
@@ -233,13 +232,15 @@ __device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const At
   }
 }
 
-// Merges the warps' sums and the new token; every thread takes some pairs of dims and publishes them.
+// Merges the warps' sums and the new token; every thread takes some pairs of dims and publishes them. Of several splits
+// each publishes its own output, and for each head the logarithm of its normaliser: -inf and zeros where it has no position.
 template <class A, class G>
-__device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const AttentionUnit<A>& unit, int splits, u64* output) {
+__device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const AttentionUnit<A>& unit, int splits, u64* output, u64* lse) {
   constexpr int D = A::D, PAIRS = D / 2;
   const Context<G>& context = consumer.context;
   const auto& shared = context.shared.attention;
   const u32 epoch = context.epoch();
+  const int first_row = unit.split * A::HEADS + unit.head;
   const float* first_slice = reinterpret_cast<const float*>(consumer.slice - context.warp * G::slice_bytes);
   for (int i = consumer.thread(); i < unit.heads * PAIRS; i += CONSUMER_WARPS * WARP_LANES) {
     const int head = i / PAIRS, pair = i % PAIRS;
@@ -263,20 +264,13 @@ __device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const A
       low += weight * s.x;
       high += weight * s.y;
     }
-    if (A::PARTIAL || splits > 1) {  // code that is rendered for the whole context also serves its parts
-      u64* words = output + (unit.split * A::HEADS + unit.head + head) * A::PARTIAL_SIZE;
-      ptx::store_relaxed_gpu(words + 2 * pair, make_word(__float_as_uint(low), epoch));
-      ptx::store_relaxed_gpu(words + 2 * pair + 1, make_word(__float_as_uint(high), epoch));
-      if (pair == 0) {
-        ptx::store_relaxed_gpu(words + D, make_word(__float_as_uint(maximum), epoch));
-        ptx::store_relaxed_gpu(words + D + 1, make_word(__float_as_uint(sum), epoch));
-      }
-    } else {
-      const u64 word = make_word(ptx::pack_bf16(low / sum, high / sum), epoch);
+    const u64 word = make_word(sum == 0 ? 0 : ptx::pack_bf16(low / sum, high / sum), epoch);
 #pragma unroll
-      for (int copy = 0; copy < A::OUTPUT_COPIES; copy++)
-        ptx::store_relaxed_gpu(output + copy * A::OUTPUT_STRIDE + (unit.head + head) * PAIRS + pair, word);
+    for (int copy = 0; copy < A::OUTPUT_COPIES; copy++) {
+      if (copy > 0 && splits > 1) break;  // partial results have one copy
+      ptx::store_relaxed_gpu(output + copy * A::OUTPUT_STRIDE + (first_row + head) * PAIRS + pair, word);
     }
+    if (splits > 1 && pair == 0) ptx::store_relaxed_gpu(lse + first_row + head, make_word(__float_as_uint(maximum + ptx::log2_approx(sum)), epoch));
   }
 }
 
@@ -287,6 +281,7 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
   const int layer = in[isa::attention::LAYER], splits = in[isa::attention::SPLITS];
   const int window = A::WINDOW ? in[isa::attention::WINDOW] : 0;
   u64* output = context.params.words + in[isa::attention::OUTPUT];
+  u64* lse = context.params.words + in[isa::attention::LSE_OUT];
   for (int i = 0; i < count; i++) {
     const AttentionUnit<A> unit(begin + i * stride, splits, context.position(), window);
     consumer.mark(Mark::BEGIN);
@@ -299,7 +294,7 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
     attend_old_tiles(consumer, unit);
     consumer.mark(Mark::DOTS);
     consumer.meet();
-    merge_warps(consumer, unit, splits, output);
+    merge_warps(consumer, unit, splits, output, lse);
     consumer.mark(Mark::STORED);
     if (unit.appends) consumer.report_append();
     consumer.meet();  // slices and shared state may be overwritten from here on

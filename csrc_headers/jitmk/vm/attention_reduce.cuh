@@ -9,12 +9,11 @@ namespace jitmk::vm {
 template <class Config>
 struct AttentionReduce : Config {
   using Config::HEADS;
-  static constexpr int D = Config::HEAD_DIM;
-  static constexpr int PARTIAL_SIZE = D + isa::PARTIAL_EXTRA;
-  static constexpr int OUTPUT_STRIDE = isa::copy_stride(HEADS * D / 2);
-  static constexpr int WARP_DIMS = D / CONSUMER_WARPS;  // of a head, on one warp
-  static constexpr int SHARES = WARP_LANES / WARP_DIMS;  // lanes that share a dim, each with a part of the splits
-  static_assert(D % (2 * CONSUMER_WARPS) == 0 && WARP_DIMS <= WARP_LANES, "unsupported head_dim");
+  static constexpr int PAIRS = Config::HEAD_DIM / 2;  // of dims: a word
+  static constexpr int OUTPUT_STRIDE = isa::copy_stride(HEADS * PAIRS);
+  static constexpr int WARP_PAIRS = PAIRS / CONSUMER_WARPS;  // of a head, on one warp
+  static constexpr int SHARES = WARP_LANES / WARP_PAIRS;  // lanes that share a pair, each with a part of the splits
+  static_assert(PAIRS % CONSUMER_WARPS == 0 && WARP_PAIRS <= WARP_LANES, "unsupported head_dim");
 };
 
 template <class R, class G>
@@ -24,67 +23,63 @@ __device__ __forceinline__ void consume_attention_reduce(Consumer<G>& consumer, 
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
   const int splits = in[isa::attention_reduce::SPLITS];
   const u64* input = context.params.words + in[isa::attention_reduce::INPUT];
+  const u64* lse = context.params.words + in[isa::attention_reduce::LSE];
   u64* output = context.params.words + in[isa::attention_reduce::OUTPUT];
   const u32 epoch = context.epoch();
-  const int local = context.lane % R::WARP_DIMS, share = context.lane / R::WARP_DIMS;
-  const int dim = context.warp * R::WARP_DIMS + local;
+  const int local = context.lane % R::WARP_PAIRS, share = context.lane / R::WARP_PAIRS;
+  const int pair = context.warp * R::WARP_PAIRS + local;
   consumer.mark(Mark::BEGIN);
   for (int u = 0; u < count; u++) {
     const int head = begin + u * stride;
-    float maximum = ptx::minus_infinity(), sum = 0, value = 0;
+    float maximum = ptx::minus_infinity(), sum = 0, low = 0, high = 0;
     for (int batch = 0; batch < splits; batch += BATCH * R::SHARES) {
       const int first = batch + share;
-      u64 w[BATCH][3];
+      u64 w[BATCH], l[BATCH];
       while (true) {
         bool ready = true;
 #pragma unroll
         for (int b = 0; b < BATCH; b++) {
-          const int split = first + b * R::SHARES;
-          const u64* words = input + (split * R::HEADS + head) * R::PARTIAL_SIZE;
-          w[b][0] = w[b][1] = w[b][2] = make_word(0, epoch);
+          const int split = first + b * R::SHARES, row = split * R::HEADS + head;
+          w[b] = make_word(0, epoch), l[b] = make_word(__float_as_uint(ptx::minus_infinity()), epoch);
           if (split < splits && share < R::SHARES) {
-            w[b][0] = ptx::load_relaxed_gpu(words + dim);
-            w[b][1] = ptx::load_relaxed_gpu(words + R::D);
-            w[b][2] = ptx::load_relaxed_gpu(words + R::D + 1);
+            w[b] = ptx::load_relaxed_gpu(input + row * R::PAIRS + pair);
+            l[b] = ptx::load_relaxed_gpu(lse + row);
           }
         }
 #pragma unroll
-        for (int b = 0; b < BATCH; b++)
-#pragma unroll
-          for (int i = 0; i < 3; i++)
-            ready &= word_epoch(w[b][i]) == epoch;
+        for (int b = 0; b < BATCH; b++) ready &= word_epoch(w[b]) == epoch && word_epoch(l[b]) == epoch;
         if (__all_sync(ALL_LANES, ready)) break;
         context.begin_wait(Wait::PARTIAL_ATTENTION, first);
         context.leave_if_told();
       }
 #pragma unroll
       for (int b = 0; b < BATCH; b++) {
-        const float split_sum = __uint_as_float(word_payload(w[b][2]));
-        if (split_sum == 0) continue;  // no such split, or one without positions
-        const float split_maximum = __uint_as_float(word_payload(w[b][1])), next = fmaxf(maximum, split_maximum);
-        const float keep = ptx::exp2_approx(maximum - next), weight = ptx::exp2_approx(split_maximum - next);
+        const float of_split = __uint_as_float(word_payload(l[b])), next = fmaxf(maximum, of_split);
+        if (of_split == ptx::minus_infinity()) continue;  // no such split, or one without positions
+        const float keep = ptx::exp2_approx(maximum - next), weight = ptx::exp2_approx(of_split - next);
         maximum = next;
-        sum = sum * keep + weight * split_sum;
-        value = value * keep + weight * __uint_as_float(word_payload(w[b][0]));
+        sum = sum * keep + weight;
+        low = low * keep + weight * ptx::low_bf16(word_payload(w[b]));
+        high = high * keep + weight * ptx::high_bf16(word_payload(w[b]));
       }
     }
     consumer.mark(Mark::INPUT);
-    // Every lane of a dim merges the shares of all lanes of that dim, in the same order.
+    // Every lane of a pair merges the shares of all lanes of that pair, in the same order.
     float all_maximum = ptx::minus_infinity();
 #pragma unroll
-    for (int s = 0; s < R::SHARES; s++) all_maximum = fmaxf(all_maximum, __shfl_sync(ALL_LANES, maximum, s * R::WARP_DIMS + local));
+    for (int s = 0; s < R::SHARES; s++) all_maximum = fmaxf(all_maximum, __shfl_sync(ALL_LANES, maximum, s * R::WARP_PAIRS + local));
     const float weight = sum == 0 ? 0.0f : ptx::exp2_approx(maximum - all_maximum);
-    float all_sum = 0, all_value = 0;
+    float all_sum = 0, all_low = 0, all_high = 0;
 #pragma unroll
     for (int s = 0; s < R::SHARES; s++) {
-      all_sum += __shfl_sync(ALL_LANES, weight * sum, s * R::WARP_DIMS + local);
-      all_value += __shfl_sync(ALL_LANES, weight * value, s * R::WARP_DIMS + local);
+      const int from = s * R::WARP_PAIRS + local;
+      all_sum += __shfl_sync(ALL_LANES, weight * sum, from);
+      all_low += __shfl_sync(ALL_LANES, weight * low, from);
+      all_high += __shfl_sync(ALL_LANES, weight * high, from);
     }
-    const float result = all_value / all_sum, next = __shfl_down_sync(ALL_LANES, result, 1);
-    if (share < R::OUTPUT_COPIES && share < R::SHARES && local % 2 == 0) {
-      const u64 word = make_word(ptx::pack_bf16(result, next), epoch);
-      for (int copy = share; copy < R::OUTPUT_COPIES; copy += R::SHARES)
-        ptx::store_relaxed_gpu(output + copy * R::OUTPUT_STRIDE + (head * R::D + dim) / 2, word);
+    const u64 word = make_word(ptx::pack_bf16(all_low / all_sum, all_high / all_sum), epoch);
+    if (share < R::SHARES) {
+      for (int copy = share; copy < R::OUTPUT_COPIES; copy += R::SHARES) ptx::store_relaxed_gpu(output + copy * R::OUTPUT_STRIDE + head * R::PAIRS + pair, word);
     }
   }
 }

@@ -114,16 +114,20 @@ def attention(
         sums: the type in which products are added.
 
     Returns:
-        "output": [tokens, values], unit after unit and in it head after head. With `partial`, head_dim sums, the
-        maximum (in units of log2) and the normaliser of each; else the head's output, bf16 values.
+        Unit after unit and in it head after head: "output", [tokens, heads * head_dim], what comes out of the unit's
+        split, bf16 values, and "lse_out", fp32 [tokens, heads], the logarithm of its normaliser in units of log2: zeros
+        and -inf where the split has no positions.
     """
-    rows = [torch.cat([_unit(config, unit, splits, window, token, sums) for unit in units]) for token in tokens]
-    return {"output": torch.stack(rows)}
+    units_of = [[_unit(config, unit, splits, window, token, sums) for unit in units] for token in tokens]
+    outputs, logarithms = (
+        torch.stack([torch.cat([unit[part] for unit in of_token]) for of_token in units_of]) for part in range(2)
+    )
+    return {"output": outputs, "lse_out": logarithms}
 
 
 def _unit(
     config: AttentionConfig, unit: int, splits: int, window: int, token: NewToken, sums: torch.dtype
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     group, split = divmod(unit, splits)
     heads, kv_head = config.group_heads(group), config.group_kv_head(group)
     queries = prepared(config, token.heads[heads.start : heads.stop], token.q_norm, token, sums)
@@ -131,9 +135,9 @@ def _unit(
     result = attend(config, queries, *token.read_kv(kv_head, old.start, old.stop), sums)
     if split == splits - 1:
         result = add_token(config, result, queries, *new_key_value(config, kv_head, token, sums), sums)
-    if config.partial:
-        return torch.cat((result.sums, result.maximum[:, None], result.normaliser[:, None]), dim=1).flatten()
-    return to_bf16(result.sums / result.normaliser[:, None]).flatten()
+    normaliser = result.normaliser[:, None]
+    output = torch.where(normaliser == 0, 0.0, result.sums / normaliser)
+    return to_bf16(output).flatten(), result.maximum + result.normaliser.log2()
 
 
 def attend(

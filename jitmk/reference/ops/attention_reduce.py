@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import torch
 
-from jitmk.program.configs import PARTIAL_EXTRA, AttentionReduceConfig
-from jitmk.reference.ops.rounding import to_bf16, unit_values
+from jitmk.program.configs import AttentionReduceConfig
+from jitmk.reference.ops.merge import merged_splits
+from jitmk.reference.ops.rounding import unit_values
 
 
 def attention_reduce(
-    config: AttentionReduceConfig, units: range, splits: int, partial: torch.Tensor
+    config: AttentionReduceConfig, units: range, splits: int, partial: torch.Tensor, lse: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """sum_s 2^(m_s - m) v_s / sum_s 2^(m_s - m) l_s over the splits s, with m the largest m_s.
+    """The attention output of some heads, from that of the splits: `merged_splits`.
 
     Args:
         config: shapes.
         units: query heads.
         splits: parts of the context.
-        partial: fp32 [tokens, splits * heads * (head_dim + 2)]: sums v_s, maximum m_s, normaliser l_s.
+        partial: [tokens, splits * heads * head_dim], bf16 values.
+        lse: fp32 [tokens, splits * heads].
 
     Returns:
         "output": [tokens, values of the units], bf16 values.
     """
-    size = config.head_dim + PARTIAL_EXTRA
-    by_head = partial.view(len(partial), splits, config.heads, size)[:, :, unit_values(units, config.heads, 1)]
-    values = by_head[..., : config.head_dim]
-    maxima, normalisers = by_head[..., config.head_dim : -1], by_head[..., -1:]
-    used = normalisers > 0  # a split without positions has the maximum -inf
-    largest = torch.where(used, maxima, -torch.inf).amax(1, keepdim=True)
-    weights = torch.where(used, torch.exp2(maxima - largest), 0.0)
-    merged = (weights * values).sum(1) / (weights * normalisers).sum(1)
-    return {"output": to_bf16(merged).flatten(1)}
+    heads, shape = unit_values(units, config.heads, 1), (len(partial), splits, config.heads)
+    outputs, logarithms = partial.view(*shape, config.head_dim)[:, :, heads], lse.view(shape)[:, :, heads]
+    return {"output": merged_splits(outputs.flatten(1), logarithms.flatten(1), len(units))}

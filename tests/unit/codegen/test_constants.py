@@ -17,14 +17,14 @@ from tests.support.compilers import require_compiler
 from tests.support.rendering import inline, isa_part
 from tests.support.tiny import tiny_spec
 
-ATTENTION = AttentionConfig(8, 2, 64, 4, 0.125, partial=True, output_copies=1, qk_norm=NormKind.RMS, soft_cap=50.0)
+ATTENTION = AttentionConfig(8, 2, 64, 4, 0.125, output_copies=1, window=True, qk_norm=NormKind.RMS, soft_cap=50.0)
 
 
 def test_every_field_is_a_constant() -> None:
     constants = {constant.name: (constant.type, constant.value) for constant in constants_of(ATTENTION)}
     assert [name.lower() for name in constants] == [field.name for field in fields(ATTENTION)]
     assert constants["HEAD_DIM"] == ("int", "64")
-    assert constants["PARTIAL"] == ("bool", "true") and constants["APPEND"] == ("bool", "true")
+    assert constants["WINDOW"] == ("bool", "true") and constants["APPEND"] == ("bool", "true")
     assert constants["QK_NORM"] == ("vm::NormKind", "vm::NormKind::RMS")
     assert constants["SCALE"][0] == "float" and float(constants["SOFT_CAP"][1][:-1]) == 50.0
 

@@ -171,8 +171,11 @@ def test_outputs_show_every_buffer() -> None:
 
 
 def test_partial_results_lie_where_the_program_says() -> None:
-    """At position 0 only the last split has anything: a normaliser of 1."""
+    """At position 0 only the last split has anything: the new token's value, and its score."""
     runner = machine(tiny_spec(), splits=3)
     runner.step(9, 0)
-    partial = runner.outputs()["layers.0.attention.partial"].view(3, 4, 64 + 2)
-    assert (partial[:2, :, 65] == 0).all() and (partial[2, :, 65] == 1).all()
+    outputs = runner.outputs()
+    partial, lse = outputs["layers.0.attention.partial"].view(3, 4, 64), outputs["layers.0.attention.lse"].view(3, 4)
+    assert (lse[:2] == -torch.inf).all() and lse[2].isfinite().all()
+    values = outputs["layers.0.qkv.output"].view(8, 64)[6:]
+    assert (partial[:2] == 0).all() and torch.equal(partial[2], values.repeat_interleave(2, dim=0))

@@ -29,6 +29,8 @@ constexpr int RESIDUAL_OUT = 12;
 constexpr int CANDIDATE = 13;
 constexpr int POST_NORM = 14;
 constexpr int POST_NORM_BIAS = 15;
+constexpr int SPLITS = 16;
+constexpr int LSE = 17;
 }
 namespace attention {
 constexpr int LAYER = 5;
@@ -41,11 +43,13 @@ constexpr int ROPE = 11;
 constexpr int Q_NORM = 12;
 constexpr int K_NORM = 13;
 constexpr int APPENDED = 14;
+constexpr int LSE_OUT = 15;
 }
 namespace attention_reduce {
 constexpr int INPUT = 5;
 constexpr int OUTPUT = 6;
 constexpr int SPLITS = 7;
+constexpr int LSE = 8;
 }
 namespace sample {
 constexpr int INPUT = 5;
@@ -116,7 +120,7 @@ constexpr int UNIT_ROWS = 8;
 constexpr int BLOCK_COLUMNS = 32;
 constexpr int BLOCK_BYTES = 512;
 constexpr int GRAIN_BYTES = 256;
-constexpr int PARTIAL_EXTRA = 2;
+constexpr int MAX_MERGED_SPLITS = 4;
 constexpr int ELEMENTWISE_VALUES = 256;
 constexpr int HOST_TOKENS = 4096;
 constexpr int NO_TOKEN = 2147483647;
@@ -262,6 +266,7 @@ struct Op1 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -283,6 +288,7 @@ struct Op1 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 2;
+    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -304,6 +310,7 @@ struct Op1 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -323,7 +330,6 @@ struct Op2 {
     static constexpr int HEAD_DIM = 64;
     static constexpr int GROUP = 3;
     static constexpr float SCALE = 1.250000000e-01f;
-    static constexpr bool PARTIAL = false;
     static constexpr int OUTPUT_COPIES = 2;
     static constexpr int ROTARY_DIM = 64;
     static constexpr int ROPE_STRIDE = 32;
@@ -358,6 +364,7 @@ struct Op3 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 2;
@@ -379,6 +386,7 @@ struct Op3 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 2;
+    static constexpr int HEAD_DIM = 64;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 2;
@@ -400,6 +408,7 @@ struct Op3 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 2;
     static constexpr int BLOCKS = 0;
@@ -429,6 +438,7 @@ struct Op4 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -450,6 +460,7 @@ struct Op4 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 2;
+    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -471,6 +482,7 @@ struct Op4 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 2;
     static constexpr int BLOCKS = 1;
@@ -500,6 +512,7 @@ struct Op5 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -521,6 +534,7 @@ struct Op5 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 2;
+    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -542,6 +556,7 @@ struct Op5 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 2;
     static constexpr int BLOCKS = 0;
@@ -571,6 +586,7 @@ struct Op6 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -592,6 +608,7 @@ struct Op6 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 2;
+    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -613,6 +630,7 @@ struct Op6 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -631,33 +649,8 @@ struct Op7 {
   __device__ __forceinline__ static void store(vm::Storer<Geometry>&, vm::Instruction) {}
 };
 
-// attention_partial
-struct Op8 {
-  struct Config {
-    static constexpr int HEADS = 6;
-    static constexpr int KV_HEADS = 2;
-    static constexpr int HEAD_DIM = 64;
-    static constexpr int GROUP = 3;
-    static constexpr float SCALE = 1.250000000e-01f;
-    static constexpr bool PARTIAL = true;
-    static constexpr int OUTPUT_COPIES = 1;
-    static constexpr int ROTARY_DIM = 64;
-    static constexpr int ROPE_STRIDE = 32;
-    static constexpr bool WINDOW = false;
-    static constexpr float SOFT_CAP = 0.000000000e+00f;
-    static constexpr vm::NormKind QK_NORM = vm::NormKind::NONE;
-    static constexpr float QK_NORM_EPS = 0.000000000e+00f;
-    static constexpr bool APPEND = true;
-  };
-  using Shape = vm::Attention<Config>;
-
-  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_attention<Shape>(loader, in); }
-  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_attention<Shape>(consumer, in); }
-  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_attention<Shape>(storer, in); }
-};
-
 // attention_reduce
-struct Op9 {
+struct Op8 {
   struct Config {
     static constexpr int HEADS = 6;
     static constexpr int HEAD_DIM = 64;
@@ -675,11 +668,11 @@ struct Ops {
     switch (in.variant()) {
 case 0: return Op0::load(loader, in);
 case 1: case 4: case 6: return Op1::load(loader, in);
-case 2: case 8: return Op2::load(loader, in);
+case 2: return Op2::load(loader, in);
 case 3: return Op3::load(loader, in);
 case 5: return Op5::load(loader, in);
 case 7: return Op7::load(loader, in);
-case 9: return Op9::load(loader, in);
+case 8: return Op8::load(loader, in);
     }
   }
 
@@ -687,11 +680,11 @@ case 9: return Op9::load(loader, in);
     switch (in.variant()) {
 case 0: return Op0::consume(consumer, in);
 case 1: case 4: case 6: return Op1::consume(consumer, in);
-case 2: case 8: return Op2::consume(consumer, in);
+case 2: return Op2::consume(consumer, in);
 case 3: return Op3::consume(consumer, in);
 case 5: return Op5::consume(consumer, in);
 case 7: return Op7::consume(consumer, in);
-case 9: return Op9::consume(consumer, in);
+case 8: return Op8::consume(consumer, in);
     }
   }
 
@@ -699,12 +692,12 @@ case 9: return Op9::consume(consumer, in);
     switch (in.variant()) {
 case 0: return Op0::store(storer, in);
 case 1: return Op1::store(storer, in);
-case 2: case 8: return Op2::store(storer, in);
+case 2: return Op2::store(storer, in);
 case 3: case 5: return Op3::store(storer, in);
 case 4: return Op4::store(storer, in);
 case 6: return Op6::store(storer, in);
 case 7: return Op7::store(storer, in);
-case 9: return Op9::store(storer, in);
+case 8: return Op8::store(storer, in);
     }
   }
 };

@@ -15,6 +15,7 @@ from tests.support.op_kernels import KERNELS, barrier_kernel
 # One of each sort; the others differ in shapes, and are compiled where they run.
 NAMES = (
     "matvec-parts",
+    "matvec-merges",
     "features-learned-positions",
     "embed-sample",
     "attention-64",

@@ -235,11 +235,13 @@ __device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const At
 // Merges the warps' sums and the new token; every thread takes some pairs of dims and publishes them. Of several splits
 // each publishes its own output, and for each head the logarithm of its normaliser: -inf and zeros where it has no position.
 template <class A, class G>
-__device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const AttentionUnit<A>& unit, int splits, u64* output, u64* lse) {
+__device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const AttentionUnit<A>& unit, int splits, Instruction in) {
   constexpr int D = A::D, PAIRS = D / 2;
   const Context<G>& context = consumer.context;
   const auto& shared = context.shared.attention;
   const u32 epoch = context.epoch();
+  u64* output = context.params.words + in[isa::attention::OUTPUT];
+  u64* lse = context.params.words + in[isa::attention::LSE_OUT];
   const int first_row = unit.split * A::HEADS + unit.head;
   const float* first_slice = reinterpret_cast<const float*>(consumer.slice - context.warp * G::slice_bytes);
   for (int i = consumer.thread(); i < unit.heads * PAIRS; i += CONSUMER_WARPS * WARP_LANES) {
@@ -280,8 +282,6 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
   const int layer = in[isa::attention::LAYER], splits = in[isa::attention::SPLITS];
   const int window = A::WINDOW ? in[isa::attention::WINDOW] : 0;
-  u64* output = context.params.words + in[isa::attention::OUTPUT];
-  u64* lse = context.params.words + in[isa::attention::LSE_OUT];
   for (int i = 0; i < count; i++) {
     const AttentionUnit<A> unit(begin + i * stride, splits, context.position(), window);
     consumer.mark(Mark::BEGIN);
@@ -294,7 +294,7 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
     attend_old_tiles(consumer, unit);
     consumer.mark(Mark::DOTS);
     consumer.meet();
-    merge_warps(consumer, unit, splits, output, lse);
+    merge_warps(consumer, unit, splits, in);
     consumer.mark(Mark::STORED);
     if (unit.appends) consumer.report_append();
     consumer.meet();  // slices and shared state may be overwritten from here on

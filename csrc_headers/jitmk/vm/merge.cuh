@@ -5,11 +5,10 @@
 
 namespace jitmk::vm {
 
-// What the splits count for in the heads that some neighbouring columns belong to: the lanes of a warp share out heads and
-// splits, split fastest. COLUMNS: how many columns, HEAD_DIM: of a head.
-template <int COLUMNS, int HEAD_DIM>
+// What up to SPLITS splits count for in the heads that some neighbouring columns belong to: the lanes of a warp share out
+// heads and splits, split fastest. COLUMNS: how many columns, HEAD_DIM: of a head.
+template <int SPLITS, int COLUMNS, int HEAD_DIM>
 struct SplitWeights {
-  static constexpr int SPLITS = isa::MAX_MERGED_SPLITS;
   static constexpr int MAX_HEADS = (COLUMNS + HEAD_DIM - 2) / HEAD_DIM + 1;  // that so many columns can touch
   static constexpr int WORDS = (MAX_HEADS * SPLITS + WARP_LANES - 1) / WARP_LANES;  // on a lane
   static_assert((SPLITS & (SPLITS - 1)) == 0, "lanes of a head are found by changing bits");
@@ -53,15 +52,19 @@ struct SplitWeights {
   }
 };
 
-// As fetch_input, of a vector in up to MAX_MERGED_SPLITS parts: `words` of one split after the other, and in `lse` a word for
-// each head of each split. Few enough loads are in flight for the registers beside the weights that wait in them.
-template <class M, class G>
-__device__ __forceinline__ void fetch_merged_input(Consumer<G>& consumer, const u64* words, const u64* lse, int splits) {
+template <class M>
+constexpr int SLICE_QUADS_PER_LANE = (M::SLICE_COLUMNS / 4 + WARP_LANES - 1) / WARP_LANES;
+
+constexpr int SPLIT_LOADS = 8;  // of quads, in flight on a lane: as many as there are registers for beside the early weights
+
+// As fetch_input, of a vector in up to SPLITS parts: `words` of one split after the other, and in `lse` a word for each head
+// of each split.
+template <class M, int SPLITS, class G>
+__device__ __forceinline__ void fetch_splits(Consumer<G>& consumer, const u64* words, const u64* lse, int splits) {
   constexpr int HEADS = M::COLUMNS / M::HEAD_DIM, HEAD_QUADS = M::HEAD_DIM / 4;
-  constexpr int QUADS = M::SLICE_COLUMNS / 4, PER_LANE = (QUADS + WARP_LANES - 1) / WARP_LANES;
-  constexpr int GROUP = PER_LANE < 2 ? PER_LANE : 2;
-  constexpr int SPLITS = isa::MAX_MERGED_SPLITS;
-  using Weights = SplitWeights<4 * GROUP * WARP_LANES, M::HEAD_DIM>;
+  constexpr int QUADS = M::SLICE_COLUMNS / 4, PER_LANE = SLICE_QUADS_PER_LANE<M>;
+  constexpr int GROUP = PER_LANE < SPLIT_LOADS / SPLITS ? PER_LANE : SPLIT_LOADS / SPLITS;
+  using Weights = SplitWeights<SPLITS, 4 * GROUP * WARP_LANES, M::HEAD_DIM>;
   static_assert(M::HEAD_DIM % 4 == 0, "a quad lies in one head");
   const Context<G>& context = consumer.context;
   const u32 epoch = context.epoch();
@@ -121,6 +124,21 @@ __device__ __forceinline__ void fetch_merged_input(Consumer<G>& consumer, const 
     }
   }
   __syncwarp();
+}
+
+// Of a vector in up to MAX_MERGED_SPLITS parts. Two parts of a wide one are fetched by code of their own, with more of its
+// columns in flight.
+template <class M, class G>
+__device__ __forceinline__ void fetch_merged_input(Consumer<G>& consumer, const u64* words, const u64* lse, int splits) {
+  constexpr int MOST = isa::MAX_MERGED_SPLITS;
+  consumer.context.lane = ptx::opaque(consumer.context.lane);
+  if constexpr (SLICE_QUADS_PER_LANE<M> * MOST > SPLIT_LOADS) {
+    if (splits == 2) {
+      fetch_splits<M, 2>(consumer, words, lse, splits);
+      return;
+    }
+  }
+  fetch_splits<M, MOST>(consumer, words, lse, splits);
 }
 
 }  // namespace jitmk::vm

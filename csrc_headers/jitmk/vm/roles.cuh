@@ -47,7 +47,9 @@ class Loader {
     // In the middle of a long instruction nobody waits for words.
     const int window = keep_up ? window_ + (more >= Shared::RING_CHUNKS) : window_ahead_;
     while (issued_ - landed_ >= window) {
-      wait(&s.chunk_full[oldest_.slot], oldest_.parity, Wait::RING_FULL, oldest_.slot);
+      // What was asked for lands, so nobody need leave here. NOTE: with an exit in this loop the compiler could not know, of
+      // any role, that lanes are together, and wrote each vote and shuffle twice: a quarter of the kernel.
+      wait<false>(&s.chunk_full[oldest_.slot], oldest_.parity, Wait::RING_FULL, oldest_.slot);
       oldest_.advance();
       landed_++;
     }
@@ -86,10 +88,13 @@ class Loader {
     ptx::exit_thread();
   }
 
+  template <bool MAY_LEAVE = true>
   __device__ __forceinline__ void wait(ptx::Barrier* barrier, u32 parity, Wait what, u32 index) {
     if (__all_sync(ALL_LANES, ptx::mbarrier_try_wait(barrier, parity))) return;
     context.begin_wait(what, index);
-    while (!__all_sync(ALL_LANES, ptx::mbarrier_try_wait(barrier, parity))) leave_if_told();
+    while (!__all_sync(ALL_LANES, ptx::mbarrier_try_wait(barrier, parity))) {
+      if constexpr (MAY_LEAVE) leave_if_told();
+    }
   }
 
   unsigned char* ring_;

@@ -9,6 +9,7 @@ namespace jitmk::vm {
 // that the loader's own cursors stay in registers.
 template <int RING_CHUNKS>
 __device__ __noinline__ void drain_ring(ptx::Barrier* chunk_full, Cursor<RING_CHUNKS> next, int issued) {
+#pragma unroll 1
   for (int i = 0; i < RING_CHUNKS && i < issued; i++) {
     next.parity ^= next.slot == 0;
     next.slot = next.slot == 0 ? RING_CHUNKS - 1 : next.slot - 1;
@@ -90,9 +91,8 @@ class Loader {
 
   template <bool MAY_LEAVE = true>
   __device__ __forceinline__ void wait(ptx::Barrier* barrier, u32 parity, Wait what, u32 index) {
-    if (__all_sync(ALL_LANES, ptx::mbarrier_try_wait(barrier, parity))) return;
-    context.begin_wait(what, index);
     while (!__all_sync(ALL_LANES, ptx::mbarrier_try_wait(barrier, parity))) {
+      context.begin_wait(what, index);
       if constexpr (MAY_LEAVE) leave_if_told();
     }
   }

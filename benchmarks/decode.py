@@ -105,12 +105,14 @@ def measure_model(gpu: Device, live: Live, jobs: Sequence[Workload], repeats: in
     for work in jobs:
         live.generate(work.context, work.tokens)  # warms up
         runs = [live.generate(work.context, work.tokens) for _ in range(repeats)]
+        launch = live.host_launch_us(work.context)
         record = Record.of(
             work,
             JITMK,
             [us for us, _ in runs],
             prefill_ms=statistics.median(prefill for _, prefill in runs),
-            host_launch_us=live.host_launch_us(work.context),
+            host_launch_us=launch.idle,
+            queued_launch_us=launch.queued,
         )
         results.records.append(record)
         print(
@@ -146,7 +148,7 @@ def _row(record: Record) -> list[str]:
         f"{record.ceiling_us:.1f}",
         f"{record.ratio:.3f}",
         "-" if record.prefill_ms is None else f"{record.prefill_ms:.1f}",
-        "-" if record.host_launch_us is None else f"{record.host_launch_us:.1f}",
+        "-" if record.queued_launch_us is None else f"{record.queued_launch_us:.1f}",
     ]
 
 

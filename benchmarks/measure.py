@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,8 +35,16 @@ from jitmk.settings import get_settings
 CHECK_TOKENS = 64
 """New tokens of a prompt that are compared with the truth before anything is timed."""
 
-_LAUNCHES = 32
-"""Launches whose cost for the host is measured."""
+_ROUNDS = 12
+"""Generations whose launches are timed."""
+
+
+@dataclass(frozen=True)
+class LaunchTimes:
+    """Median microseconds that a launch keeps the host: into an idle stream, and queued behind another launch."""
+
+    idle: float
+    queued: float
 
 
 class LiveBackend(DecodeBackend, SteppedBackend, Protocol):
@@ -94,20 +103,23 @@ class Live:
         assert timings.ms_per_token is not None
         return timings.ms_per_token * 1000, timings.prefill_ms
 
-    def host_launch_us(self, context: int) -> float:
-        """Microseconds that a launch into an idle stream keeps the host: the median of `_LAUNCHES`, of a step each.
+    def host_launch_us(self, context: int) -> LaunchTimes:
+        """What a launch costs the host behind `context` tokens, where there is room for `CHECK_TOKENS` more.
 
-        This is what `MegakernelLauncher.launch` does before it returns: filling in the parameters, and the driver's
-        part. Nothing is under way before each of them. Generation queues a launch behind the one that runs; there the
-        driver keeps the host for longer, while the GPU is busy and nobody waits for that launch.
+        It is what `MegakernelLauncher.launch` does before it returns: filling in the parameters, and the driver's part.
+        A generation's first launch finds an idle stream; each later one is queued behind the one that runs, and is
+        there before that ends. The first one also describes program and sampling, which the others need not.
         """
         self.generate(context, 2)  # fills the cache, and warms up
-        with timed_calls(MegakernelLauncher, "launch") as seconds:
-            for _ in range(_LAUNCHES):
-                self.backend.reset()  # waits until the launch before has ended
-                for _ in self.backend.decode_stream(0, context, 1, DeviceSampling()):
+        idle, queued = [], []
+        for _ in range(_ROUNDS):
+            self.backend.reset()  # waits until the launch before has ended
+            with timed_calls(MegakernelLauncher, "launch") as seconds:
+                for _ in self.backend.decode_stream(0, context, CHECK_TOKENS, DeviceSampling()):
                     pass
-        return statistics.median(seconds) * 1e6
+            idle.append(seconds[0])
+            queued += seconds[1:]
+        return LaunchTimes(idle=statistics.median(idle) * 1e6, queued=statistics.median(queued) * 1e6)
 
     def __enter__(self) -> Live:
         return self

@@ -62,8 +62,8 @@ class Record:
         us_per_token: median over the runs, microseconds; all_us_per_token: each run's mean.
         tokens_per_second: of decoding; ratio: us_per_token / ceiling_us.
         prefill_ms: median time to the first token; host_launch_us: median time that a launch into an idle stream keeps
-            the host; first_ms: the first run, compiling included, while others did so too. None where it was not
-            measured.
+            the host; queued_launch_us: the same of one queued behind another, as all but the first of a generation are;
+            first_ms: the first run, compiling included, while others did so too. None where it was not measured.
     """
 
     model: str
@@ -81,6 +81,7 @@ class Record:
     all_us_per_token: list[float]
     prefill_ms: float | None = None
     host_launch_us: float | None = None
+    queued_launch_us: float | None = None
     first_ms: float | None = None
 
     @classmethod
@@ -92,6 +93,7 @@ class Record:
         *,
         prefill_ms: float | None = None,
         host_launch_us: float | None = None,
+        queued_launch_us: float | None = None,
         first_ms: float | None = None,
     ) -> Record:
         """The record of some runs, given microseconds a token of each."""
@@ -107,6 +109,7 @@ class Record:
             all_us_per_token=list(times),
             prefill_ms=prefill_ms,
             host_launch_us=host_launch_us,
+            queued_launch_us=queued_launch_us,
             first_ms=first_ms,
         )
 

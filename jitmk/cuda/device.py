@@ -44,6 +44,7 @@ class Device:
         )
         self._handle = handle
         self._context: Any = None
+        self._current_context = driver.cuCtxGetCurrent
 
     @classmethod
     def open(cls, index: int | None = None) -> Device:
@@ -69,6 +70,15 @@ class Device:
         if self._context is None:
             self._context = check(api().cuDevicePrimaryCtxRetain(self._handle), f"taking the context of {self}")
         return self._context
+
+    def is_current(self) -> bool:
+        """Whether this GPU's context is the current one of this thread, as far as the driver can say.
+
+        It is on a thread that has worked on this GPU with torch, until that makes another GPU current. A thread that
+        has not yet used CUDA has no context. Asking costs a tenth of what entering `current` does.
+        """
+        status, context = self._current_context()
+        return bool(status == 0 and context == self._context)
 
     @contextmanager
     def current(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ driver copies the struct while it launches, so a change never reaches a launch t
 from __future__ import annotations
 
 import ctypes
+from functools import partial
 from typing import Any
 
 from jitmk.cuda.driver import api, check
@@ -64,8 +65,10 @@ class Launcher:
         self._device = kernel.module.device
         self._pointers = (ctypes.c_void_p * 1)(ctypes.addressof(parameters))
         self._arguments = ctypes.addressof(self._pointers)
-        self._driver = api()
-        self._config = _config(self._driver, blocks, threads, dynamic_shared, cooperative)
+        driver = api()
+        self._config = _config(driver, blocks, threads, dynamic_shared, cooperative)
+        self._stream_of = driver.CUstream
+        self._run = partial(driver.cuLaunchKernelEx, self._config, kernel.handle, self._arguments, 0)
         self._stream = 0
 
     def launch(self, stream: int) -> None:
@@ -75,11 +78,14 @@ class Launcher:
             DeviceError: the driver refuses, or an earlier launch on this GPU failed.
         """
         if stream != self._stream:
-            self._config.hStream = self._driver.CUstream(stream)
+            self._config.hStream = self._stream_of(stream)
             self._stream = stream
-        with self._device.current():
-            result = self._driver.cuLaunchKernelEx(self._config, self._kernel.handle, self._arguments, 0)
-        if int(result[0]) != 0:
+        if self._device.is_current():
+            result = self._run()
+        else:  # a thread that has not used this GPU yet, or used another since
+            with self._device.current():
+                result = self._run()
+        if result[0] != 0:
             check(result, f"launching {self._kernel.name} on {self._device}")
 
 

@@ -106,8 +106,19 @@ class MegakernelLauncher:
         )
         self._next_epoch = 1
         self._program: DeviceProgram | None = None
-        self._described: tuple[DeviceProgram, DeviceSampling] | None = None
+        self._sampling: DeviceSampling | None = None
+        self._stream: torch.cuda.Stream | None = None
         self._filters = FilterMemory(device)
+
+    def enter_stream(self) -> torch.cuda.Stream:
+        """Torch's current stream of the GPU; from here on it waits for launches that are under way on another one.
+
+        Looking it up costs as much as half a launch: a generation does so once, and hands it to every launch.
+        """
+        stream = torch.cuda.current_stream(self._device)
+        if self._stream is not None and stream != self._stream:
+            stream.wait_stream(self._stream)
+        return stream
 
     def launch(
         self,
@@ -119,38 +130,36 @@ class MegakernelLauncher:
         *,
         logits: torch.Tensor | None = None,
         forced: torch.Tensor | None = None,
+        stream: torch.cuda.Stream | None = None,
     ) -> int:
-        """Starts `steps` decode steps on the current stream; returns the epoch of the first.
+        """Starts `steps` decode steps; returns the epoch of the first.
 
         Args:
+            program: what a step is; sampling: how its token is chosen. Both are described to the kernel anew only when
+                they are other objects than the last launch's.
             token: the first step's input, or LAST_TOKEN if `can_follow` says so.
             position: tokens in the cache.
             logits: fp32 [steps, vocab_size] on the device, filled if given.
             forced: int32 [steps] on the device: inputs of the steps instead of the sampled tokens.
+            stream: of `enter_stream`; None enters torch's current one.
 
         Raises:
             DeviceError: the program's words do not fit, or the driver refuses.
         """
-        if program.program.arena_words > self.words.numel():
-            raise DeviceError(
-                f"the program needs {program.program.arena_words} words, but {self.words.numel()} were reserved"
-            )
+        if program is not self._program or sampling is not self._sampling:
+            self._require_room(program)
+            self._sampling = None  # until the description is whole
+            describe(self.params, program, sampling, self._filters)
+            self._program, self._sampling = program, sampling
         if self._next_epoch + steps > _EPOCH_LIMIT:
             self._restart_epochs()
         epoch = self._next_epoch
-        self._next_epoch += steps
-        self._program = program
-        params = self.params
-        # Only what differs from the launch before: each field costs the host as much as a microsecond.
-        if self._described is None or self._described[0] is not program or self._described[1] is not sampling:
-            describe(params, program, sampling)
-            self._described = program, sampling
-        params.first_token, params.position, params.steps, params.epoch = token, position, steps, epoch
-        params.logits = 0 if logits is None else logits.data_ptr()
-        params.forced_tokens = 0 if forced is None else forced.data_ptr()
-        if sampling.filtered:
-            self._filters.describe(params, program.head, sampling)
-        self._launcher.launch(torch.cuda.current_stream(self._device).cuda_stream)
+        self._next_epoch = epoch + steps
+        place(self.params, token, position, steps, epoch, logits, forced)
+        if stream is None:
+            stream = self.enter_stream()
+        self._stream = stream
+        self._launcher.launch(stream.cuda_stream)
         return epoch
 
     def can_follow(self, program: DeviceProgram, steps: int) -> bool:
@@ -183,7 +192,8 @@ class MegakernelLauncher:
 
     def synchronize(self) -> None:
         """Waits for every launch, and raises what went wrong in them (as `token` does)."""
-        torch.cuda.current_stream(self._device).synchronize()
+        if self._stream is not None:
+            self._stream.synchronize()
         self._raise_report()
 
     def close(self) -> None:
@@ -192,9 +202,15 @@ class MegakernelLauncher:
         self._token_buffer.close()
         self._report_buffer.close()
 
+    def _require_room(self, program: DeviceProgram) -> None:
+        needed, reserved = program.program.arena_words, self.words.numel()
+        if needed > reserved:
+            raise DeviceError(f"the program needs {needed} words, but {reserved} were reserved")
+
     def _look(self, arrived: Callable[[], bool]) -> None:
         """Once in a while during a wait for a token: is the kernel still at it?"""
-        if not torch.cuda.current_stream(self._device).query():
+        assert self._stream is not None
+        if not self._stream.query():
             time.sleep(0)
             return
         self._raise_report()
@@ -262,8 +278,8 @@ class FilterMemory:
         params.largest_drop = largest_drop(filters.min_p)
 
 
-def describe(params: KernelParams, program: DeviceProgram, sampling: DeviceSampling) -> None:
-    """Fills in which program a launch runs and how it samples; `FilterMemory` does what filters need besides."""
+def describe(params: KernelParams, program: DeviceProgram, sampling: DeviceSampling, memory: FilterMemory) -> None:
+    """Fills in what stays the same from one launch of a generation to the next: program, sampling, its filters."""
     params.instructions = program.queues.data_ptr()
     params.queue_length = program.queues.shape[1]
     params.greedy = int(sampling.temperature == 0)
@@ -273,6 +289,29 @@ def describe(params: KernelParams, program: DeviceProgram, sampling: DeviceSampl
     params.stop_tokens = len(stops)
     params.stop_token[: len(stops)] = stops
     params.seed_low, params.seed_high = sampling.seed & 0xFFFFFFFF, sampling.seed >> 32
+    if sampling.filtered:
+        memory.describe(params, program.head, sampling)
+
+
+def place(
+    params: KernelParams,
+    token: int,
+    position: int,
+    steps: int,
+    epoch: int,
+    logits: torch.Tensor | None,
+    forced: torch.Tensor | None,
+) -> None:
+    """Fills in what differs from one launch to the next, in the terms of `MegakernelLauncher.launch`.
+
+    Nothing else does: the host pays for each field while the GPU may be waiting for the launch.
+    """
+    params.first_token = token
+    params.position = position
+    params.steps = steps
+    params.epoch = epoch
+    params.logits = 0 if logits is None else logits.data_ptr()
+    params.forced_tokens = 0 if forced is None else forced.data_ptr()
 
 
 def _role(warp: int) -> str:

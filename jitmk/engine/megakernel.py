@@ -123,6 +123,7 @@ class MegakernelBackend:
     def prefill(self, ids: Sequence[int], start: int = 0, *, all_logits: bool = False) -> torch.Tensor:
         """As `DecodeBackend.prefill`, from the packed weights (`engine/prefill_kernels.py`)."""
         self._require_open()
+        self._launcher.enter_stream()  # steps that nobody reads any more may still write to the cache
         return self._prefill.run(ids, start, all_logits=all_logits)
 
     def step_logits(self, token: int, position: int) -> torch.Tensor:
@@ -138,15 +139,18 @@ class MegakernelBackend:
         """As `DecodeBackend.decode_stream`; tokens arrive while the launch that makes them runs on.
 
         The next launch is queued as soon as one has begun, so that the GPU does not wait for the host between them.
+        All of them go to the stream that is torch's current one when the first token is asked for: they depend on each
+        other, whatever the reader makes current meanwhile.
         """
         self._require_open()
         self._programs.expect(position, position + steps)
+        stream = self._launcher.enter_stream()
         epoch: int | None = None
         while steps > 0:
             count = min(steps, STEPS_PER_LAUNCH)
             if epoch is None:
                 program = self._programs.for_context(position + count - 1)
-                epoch = self._launcher.launch(program, token, position, count, sampling)
+                epoch = self._launcher.launch(program, token, position, count, sampling, stream=stream)
             position, steps = position + count, steps - count
             following = None
             for i in range(count):
@@ -155,16 +159,16 @@ class MegakernelBackend:
                     yield token
                     return  # the kernel has stopped there too, and a launch behind it finds that out
                 if i == 0 and steps > 0:
-                    following = self._follow(position, min(steps, STEPS_PER_LAUNCH), sampling)
+                    following = self._follow(position, min(steps, STEPS_PER_LAUNCH), sampling, stream)
                 yield token
             epoch = following
 
-    def _follow(self, position: int, count: int, sampling: DeviceSampling) -> int | None:
+    def _follow(self, position: int, count: int, sampling: DeviceSampling, stream: torch.cuda.Stream) -> int | None:
         """Queues a launch behind the one under way; its first epoch, or None if it has to wait for the last token."""
         program = self._programs.for_context(position + count - 1)
         if not self._launcher.can_follow(program, count):
             return None
-        return self._launcher.launch(program, LAST_TOKEN, position, count, sampling)
+        return self._launcher.launch(program, LAST_TOKEN, position, count, sampling, stream=stream)
 
     def forced_logits(self, ids: Sequence[int], start: int) -> torch.Tensor:
         """Decodes given tokens one after the other: fp32 [len(ids), vocab_size] on the CPU.

@@ -22,7 +22,7 @@ from jitmk.arch import GpuArch
 from jitmk.codegen import render
 from jitmk.codegen.abi import HOST_TOKENS, REPORT_WORDS, STOP_BIT, KernelParams
 from jitmk.engine.backend import DeviceSampling
-from jitmk.engine.launcher import FilterMemory, describe
+from jitmk.engine.launcher import FilterMemory, describe, place
 from jitmk.engine.step_programs import DeviceProgram
 from jitmk.model.spec import ModelSpec
 from jitmk.program.program import Variant
@@ -134,13 +134,8 @@ class HostLauncher:
         """As `MegakernelLauncher.launch`; returns when the grid has finished."""
         epoch = self._next_epoch
         self._next_epoch += steps
-        params = self.params
-        describe(params, program, sampling)
-        params.first_token, params.position, params.steps, params.epoch = token, position, steps, epoch
-        params.logits = 0 if logits is None else logits.data_ptr()
-        params.forced_tokens = 0 if forced is None else forced.data_ptr()
-        if sampling.filtered:
-            self._filters.describe(params, program.head, sampling)
+        describe(self.params, program, sampling, self._filters)
+        place(self.params, token, position, steps, epoch, logits, forced)
         self._seed += 1
         failed = self._library.run_megakernel(ctypes.byref(self.params), SMS, self._seed)
         assert not failed, "the launch went wrong; see what it printed"

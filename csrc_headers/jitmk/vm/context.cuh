@@ -95,11 +95,14 @@ struct Context {
 // Waits of a whole warp end in a vote. Lanes that left a loop one by one would run all that follows one by one as well,
 // for the compiler can no longer know that they are together.
 
+// It looks at the barrier in one place, and says what it waits for whenever it has looked in vain: that costs nobody
+// anything, and the code of a wait is in the kernel some fifty times.
 template <class G>
 __device__ __forceinline__ void wait_barrier(const Context<G>& context, ptx::Barrier* barrier, u32 parity, Wait wait, u32 index) {
-  if (__all_sync(ALL_LANES, ptx::mbarrier_try_wait(barrier, parity))) return;
-  context.begin_wait(wait, index);
-  while (!__all_sync(ALL_LANES, ptx::mbarrier_try_wait(barrier, parity))) context.leave_if_told();
+  while (!__all_sync(ALL_LANES, ptx::mbarrier_try_wait(barrier, parity))) {
+    context.begin_wait(wait, index);
+    context.leave_if_told();
+  }
 }
 
 // COUNT words a lane, polled until all that are `wanted` carry `epoch`; the payload of an unwanted one is 0. Every

@@ -41,6 +41,8 @@ __device__ __forceinline__ void store_embed(Storer<G>& storer, Instruction in) {
   u64* residual = p.words + in[isa::embed::RESIDUAL_OUT];
   const u32 epoch = context.epoch();
   constexpr int PAIRS = UNIT_ROWS / 2;  // of columns, in a unit
+  // An SM has a unit or two, for which the compiler would write this four times.
+#pragma unroll 1
   for (int i = context.lane; i < count * PAIRS; i += WARP_LANES) {
     const int column = (begin + i / PAIRS * stride) * UNIT_ROWS + i % PAIRS * 2;
     if (column >= E::HIDDEN_SIZE) continue;

@@ -9,6 +9,7 @@ namespace jitmk::vm {
 // that the loader's own cursors stay in registers.
 template <int RING_CHUNKS>
 __device__ __noinline__ void drain_ring(ptx::Barrier* chunk_full, Cursor<RING_CHUNKS> next, int issued) {
+#pragma unroll 1
   for (int i = 0; i < RING_CHUNKS && i < issued; i++) {
     next.parity ^= next.slot == 0;
     next.slot = next.slot == 0 ? RING_CHUNKS - 1 : next.slot - 1;
@@ -47,7 +48,9 @@ class Loader {
     // In the middle of a long instruction nobody waits for words.
     const int window = keep_up ? window_ + (more >= Shared::RING_CHUNKS) : window_ahead_;
     while (issued_ - landed_ >= window) {
-      wait(&s.chunk_full[oldest_.slot], oldest_.parity, Wait::RING_FULL, oldest_.slot);
+      // What was asked for lands, so nobody need leave here. NOTE: with an exit in this loop the compiler could not know, of
+      // any role, that lanes are together, and wrote each vote and shuffle twice: a quarter of the kernel.
+      wait<false>(&s.chunk_full[oldest_.slot], oldest_.parity, Wait::RING_FULL, oldest_.slot);
       oldest_.advance();
       landed_++;
     }
@@ -86,10 +89,12 @@ class Loader {
     ptx::exit_thread();
   }
 
+  template <bool MAY_LEAVE = true>
   __device__ __forceinline__ void wait(ptx::Barrier* barrier, u32 parity, Wait what, u32 index) {
-    if (__all_sync(ALL_LANES, ptx::mbarrier_try_wait(barrier, parity))) return;
-    context.begin_wait(what, index);
-    while (!__all_sync(ALL_LANES, ptx::mbarrier_try_wait(barrier, parity))) leave_if_told();
+    while (!__all_sync(ALL_LANES, ptx::mbarrier_try_wait(barrier, parity))) {
+      context.begin_wait(what, index);
+      if constexpr (MAY_LEAVE) leave_if_told();
+    }
   }
 
   unsigned char* ring_;

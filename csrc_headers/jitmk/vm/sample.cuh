@@ -41,6 +41,7 @@ __device__ __forceinline__ void consume_sample(Consumer<G>& consumer, Instructio
   // No logit was a number above -inf: the host is told by a token that cannot be.
   u32 payload = best.token;
   bool stop = best.token == isa::NO_TOKEN;
+#pragma unroll 1
   for (int i = 0; i < p.stop_tokens; i++) stop |= best.token == p.stop_token[i];
   if (stop && p.forced_tokens == nullptr) payload |= isa::STOP_BIT;
   for (int sm = lane; sm < p.sms; sm += WARP_LANES) ptx::store_relaxed_gpu(p.token_words + sm, make_word(payload, epoch));

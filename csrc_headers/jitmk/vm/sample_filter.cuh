@@ -44,7 +44,7 @@ __device__ __forceinline__ u32 weight_of(float drop) {
 
 // The logits and keys of an instruction's units, in global memory: the warp that reads them has written them.
 struct LogitShare {
-  static constexpr int BATCH = 8;  // loads in flight per lane
+  static constexpr int BATCH = 4;  // loads in flight per lane; all that is done with a row is in the code as often
 
   float *logits, *keys;  // [vocabulary, rounded up to whole units]; past the vocabulary there is -inf
   int begin, stride, rows;
@@ -211,7 +211,7 @@ __device__ __forceinline__ u64 count_bins(const LogitShare& share, DepthRange ra
   __syncwarp();
   const int bin = lane % FILTER_BINS, half = lane - bin;
   u64 number = 0, weight = 0;
-#pragma unroll
+#pragma unroll 4
   for (int i = 0; i < FILTER_BINS; i++) {
     const u64 column = bins[bin * WARP_LANES + half + (bin + i) % FILTER_BINS];  // no two lanes at one bank
     number += column >> NUMBER_SHIFT;

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import decode
 from benchmarks.baselines import KINDS
-from benchmarks.measure import CHECK_TOKENS
+from benchmarks.measure import CHECK_TOKENS, LaunchTimes
 from benchmarks.records import (
     BenchmarkError,
     Comparison,
@@ -53,8 +53,8 @@ class FakeLive:
         assert self._checked, "timed before it was checked"
         return 550.0, 30.0
 
-    def host_launch_us(self, context: int) -> float:
-        return 7.5
+    def host_launch_us(self, context: int) -> LaunchTimes:
+        return LaunchTimes(idle=9.25, queued=7.5)
 
     def __enter__(self) -> FakeLive:
         return self
@@ -99,7 +99,8 @@ def test_one_command_measures_everything(capsys: pytest.CaptureFixture[str]) -> 
     records = content["records"]
     mine = [(found["model"], found["context"]) for found in records if found["baseline"] == "jitmk"]
     assert mine == [(model, context) for model in LLAMAS for context in (128, 4096, 8192)]
-    assert {found["host_launch_us"] for found in records if found["baseline"] == "jitmk"} == {7.5}
+    costs = {(found["host_launch_us"], found["queued_launch_us"]) for found in records if found["baseline"] == "jitmk"}
+    assert costs == {(9.25, 7.5)}
     others = {(found["model"], found["baseline"], found["tokens"]) for found in records if found["baseline"] != "jitmk"}
     assert others == {(model, KINDS[kind], 32) for model in LLAMAS for kind in ("eager", "cuda-graphs")}
     assert content["environment"]["clocks_under_load"] == {name: {"clocks.sm": "1980 MHz"} for name in LLAMAS}
@@ -108,6 +109,7 @@ def test_one_command_measures_everything(capsys: pytest.CaptureFixture[str]) -> 
     assert [failure["baseline"] for failure in content["failures"]] == ["transformers compiled"] * 5
     assert set(FakeLive.opened) == {(model, 8192 + 512) for model in LLAMAS}
     shown = capsys.readouterr().out
+    assert {line.split()[-1] for line in shown.splitlines() if " jitmk " in line} == {"7.5"}
     assert "FAILED: transformers compiled, llama-3.1-8b at 128: no compiler" in shown
     assert "decode-h200.json" in shown and "plot" in shown
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from benchmarks.measure import Live, require_sound, timed_calls, usable_contexts
 from benchmarks.records import BenchmarkError
 from jitmk.engine.backend import DeviceSampling
 from jitmk.engine.launcher import MegakernelLauncher
+from jitmk.engine.megakernel import STEPS_PER_LAUNCH
 from jitmk.program.weights import plan_weights
 from tests.unit.benchmarks.samples import comparison
 from tests.unit.benchmarks.test_truth import CONFIG, CPU, SteppedTorch, source, stepped
@@ -81,7 +82,7 @@ def test_contexts_without_room_or_truth_are_left_out(capsys: pytest.CaptureFixtu
 
 
 class Launching(SteppedTorch):
-    """Notes waits and launches, as `decode_stream` of the megakernel makes them."""
+    """Notes waits and generations, and launches as `decode_stream` of the megakernel does: some in each."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -95,15 +96,24 @@ class Launching(SteppedTorch):
         self, token: int, position: int, steps: int, sampling: DeviceSampling
     ) -> Generator[int, None, None]:
         self.seen.append((position, steps))
-        MegakernelLauncher.launch(*[None] * 6)  # type: ignore[arg-type]
+        for first in range(0, steps, STEPS_PER_LAUNCH):
+            MegakernelLauncher.launch(*[first] * 6)  # type: ignore[arg-type]
         return super().decode_stream(token, position, steps, sampling)
 
 
-def test_launches_are_timed_one_by_one_into_an_idle_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MegakernelLauncher, "launch", lambda *_: time.sleep(0.001))
+def test_launches_into_an_idle_stream_are_told_from_queued_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def launch(first: int, *_: object) -> None:
+        nonlocal now
+        now += 3e-6 if first else 8e-6
+
+    monkeypatch.setattr(MegakernelLauncher, "launch", launch)
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: now))
     weights = source()
     backend = Launching(weights.spec, plan_weights(weights.spec), weights, CPU, 96, progress=False)
     with Live("tiny", CONFIG, weights, backend, CPU) as live:
-        assert live.host_launch_us(9) > 900
-    launches = backend.seen[-2 * measure._LAUNCHES :]
-    assert launches == ["idle", (9, 1)] * measure._LAUNCHES
+        times = live.host_launch_us(9)
+    assert (times.idle, times.queued) == pytest.approx((8.0, 3.0))
+    rounds = backend.seen[-2 * measure._ROUNDS :]
+    assert rounds == ["idle", (9, measure.CHECK_TOKENS)] * measure._ROUNDS

@@ -18,8 +18,9 @@ RunWithFakeDriver = Callable[..., tuple[list[str], list[str]]]
 
 _PRELUDE = """
 import ctypes
+import threading
 from jitmk.cuda.device import Device
-from jitmk.cuda.driver import check, driver_version
+from jitmk.cuda.driver import api, check, driver_version
 from jitmk.cuda.launch import Launcher
 from jitmk.cuda.memory import HostBuffer
 from jitmk.cuda.module import Module

@@ -5,6 +5,7 @@
  * (CUDA Driver API, "Data types used by CUDA driver") and nothing else.
  *
  * FAKE_LOG: file for one line a call. FAKE_COUNT: GPUs. FAKE_MAJOR, FAKE_MINOR: their compute capability.
+ * FAKE_CONTEXTS: also note what threads do with contexts.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -13,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SUCCESS = 0, OUT_OF_MEMORY = 2, NO_BINARY_FOR_GPU = 209, NOT_FOUND = 500, LAUNCH_FAILED = 719 };
+enum { SUCCESS = 0, OUT_OF_MEMORY = 2, NO_CONTEXT = 201, NO_BINARY_FOR_GPU = 209, NOT_FOUND = 500, LAUNCH_FAILED = 719 };
 
 typedef unsigned long long device_pointer;
 
@@ -30,7 +31,10 @@ struct launch_config {
   unsigned attribute_count;
 };
 
-static void *current_context;
+enum { MOST_CONTEXTS = 8 };
+static __thread void *contexts[MOST_CONTEXTS]; /* a thread's stack of them, of which the last is current */
+static __thread int depth;
+#define current_context (depth ? contexts[depth - 1] : NULL)
 static void *const primary_context = (void *)0xC0DE;
 
 static void note(const char *format, ...) {
@@ -85,15 +89,21 @@ int cuDevicePrimaryCtxRetain(void **context, int device) {
 int cuDevicePrimaryCtxRelease_v2(int device) { note("release %d", device); return SUCCESS; }
 int cuCtxGetCurrent(void **context) { *context = current_context; return SUCCESS; }
 int cuCtxGetDevice(int *device) { *device = 0; return SUCCESS; }
-int cuCtxPushCurrent_v2(void *context) { current_context = context; return SUCCESS; }
-int cuCtxPopCurrent_v2(void **context) {
-  *context = current_context;
-  current_context = NULL;
+int cuCtxPushCurrent_v2(void *context) {
+  if (number("FAKE_CONTEXTS", 0)) note("push %p", context);
+  if (depth == MOST_CONTEXTS) return OUT_OF_MEMORY;
+  contexts[depth++] = context;
   return SUCCESS;
 }
-int cuCtxSynchronize(void) { return current_context ? SUCCESS : 201; }
+int cuCtxPopCurrent_v2(void **context) {
+  if (number("FAKE_CONTEXTS", 0)) note("pop %p", current_context);
+  if (depth == 0) return NO_CONTEXT;
+  *context = contexts[--depth];
+  return SUCCESS;
+}
+int cuCtxSynchronize(void) { return current_context ? SUCCESS : NO_CONTEXT; }
 int cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
-  if (!current_context) return 201;
+  if (!current_context) return NO_CONTEXT;
   *free_bytes = 5;
   *total = 6;
   return SUCCESS;

@@ -40,6 +40,39 @@ device.close()
     ]
 
 
+def test_a_context_that_is_current_is_not_entered_again(run: RunWithFakeDriver) -> None:
+    code = """
+launcher = Launcher(kernel, parameters, blocks=1, threads=32)
+check(api().cuCtxPushCurrent(device.context), "")
+launcher.launch(0)
+launcher.launch(0)
+"""
+    _, calls = run(SETUP + code, FAKE_CONTEXTS="1")
+    assert calls[-3] == "push 0xc0de"
+    assert all(call.startswith("launch 0xf0 in 0xc0de ") for call in calls[-2:])
+
+
+def test_launches_of_a_thread_without_the_context_enter_it(run: RunWithFakeDriver) -> None:
+    code = """
+launcher = Launcher(kernel, parameters, blocks=1, threads=32)
+check(api().cuCtxPushCurrent(device.context), "")
+
+def use(others):
+    for context in others:
+        check(api().cuCtxPushCurrent(context), "")
+    launcher.launch(0)
+    print(int(check(api().cuCtxGetCurrent(), "")))
+
+for others in [], [api().CUcontext(0xBEEF)]:
+    thread = threading.Thread(target=use, args=[others])
+    thread.start()
+    thread.join()
+"""
+    printed, calls = run(SETUP + code)
+    assert printed == ["0", str(0xBEEF)], "what was current before is so again"
+    assert [call.split(" grid")[0] for call in calls[-2:]] == ["launch 0xf0 in 0xc0de"] * 2
+
+
 def test_an_ordinary_launch_may_have_more_blocks_than_fit(run: RunWithFakeDriver) -> None:
     code = "Launcher(kernel, parameters, blocks=5000, threads=32, cooperative=False).launch(0)"
     _, calls = run(SETUP + code)

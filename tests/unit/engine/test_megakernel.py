@@ -17,17 +17,29 @@ FIRST, POSITION = 5, 10
 
 @dataclass
 class PretendedLauncher:
-    """The token of epoch e is e + 100; `events` says who did what: launches, and tokens that were read."""
+    """The token of epoch e is e + 100; `events` says who did what: launches, and tokens that were read.
+
+    Torch's current stream is another one each time that it is looked up.
+    """
 
     follows: bool = True
     events: list[Any] = field(default_factory=list)
+    streams: list[int] = field(default_factory=list)
+    entered: int = 0
     epoch: int = 1
+
+    def enter_stream(self) -> int:
+        self.entered += 1
+        return self.entered
 
     def can_follow(self, program: object, steps: int) -> bool:
         return self.follows
 
-    def launch(self, program: object, token: int, position: int, steps: int, sampling: DeviceSampling) -> int:
+    def launch(
+        self, program: object, token: int, position: int, steps: int, sampling: DeviceSampling, *, stream: int
+    ) -> int:
         self.events.append(("launch", token, position, steps))
+        self.streams.append(stream)
         self.epoch += steps
         return self.epoch - steps
 
@@ -69,6 +81,15 @@ def test_a_launch_is_queued_behind_the_one_under_way_before_the_reader_has_its_f
     made, launcher = backend()
     next(made.decode_stream(FIRST, POSITION, 40, DeviceSampling()))
     assert launcher.events[1:] == [101, ("launch", LAST_TOKEN, POSITION + STEPS_PER_LAUNCH, STEPS_PER_LAUNCH)]
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_generation_stays_on_the_stream_that_was_current_at_its_first_token(follows: bool) -> None:
+    made, launcher = backend(follows)
+    for generation in (1, 2):
+        list(made.decode_stream(FIRST, POSITION, 40, DeviceSampling()))
+        assert launcher.entered == generation
+    assert launcher.streams == [1, 1, 1, 2, 2, 2]
 
 
 def test_what_cannot_follow_waits_for_the_last_token() -> None:

@@ -116,7 +116,7 @@ class Wait(IntEnum):
     INPUT = 0  # a matvec's input vector; word pair of the vector
     RESIDUAL = 1  # the residual before this block; row
     QKV = 2  # a head of the qkv vector; word of the vector
-    PARTIAL_ATTENTION = 3  # the partial results of the splits; first split of the batch, or a matvec's word pair
+    PARTIAL_ATTENTION = 3  # the partial results of the splits; first split of the batch
     CANDIDATE = 4  # a candidate of the LM head; slot
     TOKEN = 5  # the token of the step before
     KV_READY = 6  # the append of the step before

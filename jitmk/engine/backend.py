@@ -110,9 +110,7 @@ class PhaseOutputs(Protocol):
         """Decodes `token` at `position` and returns every buffer of the program by name.
 
         Returns:
-            fp32 [values] on the CPU for each buffer of kind BF16 or FP32, and "logits", fp32 [vocab_size]. Where the
-            context is split, a layer's "attention.output" may be missing: "attention.partial" and "attention.lse" are
-            there.
+            fp32 [values] on the CPU for each buffer of kind BF16 or FP32, and "logits", fp32 [vocab_size].
         """
 
     def cached(self, layer: int, positions: int) -> tuple[torch.Tensor, torch.Tensor]:

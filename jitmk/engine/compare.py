@@ -6,9 +6,9 @@ rounding of one phase, and it has a bound. In the bounds below, |a| is taken ele
 most 2^-8, relative to the number, so two roundings of nearly the same number are at most 2^-7 apart.
 
     projection   slack * |W| |p(x)| + 2^-7 |y|, p the prologue. slack is 2^-14 where x is rounded to bf16 as in the
-                 reference: only the order of fp32 sums differs. It is 2^-10 where p norms or merges before it rounds,
-                 for fp32 noise tips some of its roundings, and 2^-7 for the torch backend, which on a CPU rounds
-                 neither its input nor what p makes of it
+                 reference: only the order of fp32 sums differs. It is 2^-10 where p norms before it rounds, for fp32
+                 noise tips some of its roundings, and 2^-7 for the torch backend, which on a CPU rounds neither its
+                 input nor what p makes of it
     activation   the projection's bound through f(y): 1.13 dy, for no activation is steeper
     gate and up  through f(g) u: |f(g)| du + 1.13 |u| dg
     residual     the projection's bound, scaled; it is kept in fp32
@@ -38,7 +38,6 @@ from jitmk.reference.execute import Environment, Sampling, StepInput, appended, 
 from jitmk.reference.ops.activate import apply_activation
 from jitmk.reference.ops.attention import NewToken
 from jitmk.reference.ops.matvec import prologue
-from jitmk.reference.ops.merge import merged_splits
 from jitmk.reference.ops.norm import normalise
 from jitmk.reference.ops.rounding import soft_capped
 from jitmk.reference.rope_rows import RopeRows
@@ -49,7 +48,7 @@ BF16 = 2.0**-7
 """Largest relative distance of two roundings to bf16 of nearly the same number."""
 
 _ROUNDED_SLACK = 2.0**-14
-_COMPUTED_SLACK = 2.0**-10
+_NORMED_SLACK = 2.0**-10
 _UNROUNDED_SLACK = 2.0**-7
 _SUMS = 2.0**-18
 _STEEPEST = 1.13
@@ -132,7 +131,7 @@ class StepChecker:
         for phase in self._program.phases:
             for expected in self._expected(phase, seen):
                 name = f"{phase.name} (cache)" if expected.cached else phase.name
-                actual = self._cached(phase, seen) if expected.cached else self._output(seen, expected.buffer)
+                actual = self._cached(phase, seen) if expected.cached else _output(seen, expected.buffer)
                 yield _compare(name, phase.layer, expected, actual)
 
     def _expected(self, phase: Phase, seen: Observation) -> Iterator[_Expected]:
@@ -157,21 +156,13 @@ class StepChecker:
         if phase.variant.opcode is Opcode.NORM:
             # Its output may be a part of its buffer: what other phases write there is taken as it was seen.
             assert isinstance(phase.variant.config, NormConfig)
-            first, whole = phase.numbers["first"], self._output(seen, phase.buffers["output"].name).clone()
+            first, whole = phase.numbers["first"], _output(seen, phase.buffers["output"].name).clone()
             whole[first : first + outputs["output"].shape[1]] = outputs["output"][0]
             return {"output": whole}
         return {operand: values[0] for operand, values in outputs.items()}
 
     def _inputs(self, phase: Phase, seen: Observation) -> dict[str, torch.Tensor]:
-        return {operand: self._output(seen, phase.buffers[operand].name)[None] for operand in phase_spans(phase).reads}
-
-    def _output(self, seen: Observation, buffer: str) -> torch.Tensor:
-        """What was seen of a buffer; of attention's output, where the projection behind it merges splits, the merge."""
-        if buffer in seen.outputs:
-            return seen.outputs[buffer].flatten()
-        attention = buffer.removesuffix(".output")
-        parts, lse = (seen.outputs[f"{attention}.{name}"].view(1, -1) for name in ("partial", "lse"))
-        return merged_splits(parts, lse, self._spec.num_heads)[0]
+        return {operand: seen.outputs[phase.buffers[operand].name][None] for operand in phase_spans(phase).reads}
 
     def _matvec(self, phase: Phase, seen: Observation) -> Iterator[_Expected]:
         config = phase.variant.config
@@ -202,9 +193,8 @@ class StepChecker:
         rows = ((weights @ operand[0]) * scale).flatten()
         if vectors.bias is not None:
             magnitudes, rows = magnitudes + vectors.bias.abs(), rows + vectors.bias
-        merged = phase.buffers["input"].name not in seen.outputs
-        computed = merged or config.post is not None or config.prologue is Prologue.LAYER
-        slack = _UNROUNDED_SLACK if not seen.rounds else _COMPUTED_SLACK if computed else _ROUNDED_SLACK
+        normed = config.post is not None or config.prologue is Prologue.LAYER
+        slack = _UNROUNDED_SLACK if not seen.rounds else _NORMED_SLACK if normed else _ROUNDED_SLACK
         return slack * magnitudes, rows
 
     def _attention(self, phase: Phase, seen: Observation) -> Iterator[_Expected]:
@@ -268,6 +258,10 @@ def _cache_bound(config: AttentionConfig, token: NewToken) -> torch.Tensor:
     turned = keys[:, :half] + keys[:, half : 2 * half]
     keys = torch.cat((turned, turned, keys[:, 2 * half :]), dim=1)
     return BF16 * torch.cat((keys, token.values[first_value:].abs()), dim=1).flatten() + 1e-30
+
+
+def _output(seen: Observation, buffer: str) -> torch.Tensor:
+    return seen.outputs[buffer].flatten()
 
 
 def _compare(name: str, layer: int | None, expected: _Expected, actual: torch.Tensor) -> PhaseCheck:

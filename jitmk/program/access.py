@@ -83,14 +83,11 @@ def _embed_writes(phase: Phase, config: EmbedConfig, unit: int) -> Spans:
 
 
 def _matvec_reads(phase: Phase, config: MatvecConfig, unit: int) -> Spans:
-    spans = [_whole(phase, "input")]
-    if phase.splits > 1:
-        spans.append(_whole(phase, "lse"))
     if config.post is not None:
-        spans.append(_whole(phase, "residual_in"))
-    elif config.epilogue is Epilogue.RESIDUAL:
-        spans.append(_piece(phase, "residual_in", unit, UNIT_ROWS))
-    return tuple(spans)
+        return _whole(phase, "input"), _whole(phase, "residual_in")
+    if config.epilogue is Epilogue.RESIDUAL:
+        return _whole(phase, "input"), _piece(phase, "residual_in", unit, UNIT_ROWS)
+    return (_whole(phase, "input"),)
 
 
 def _matvec_writes(phase: Phase, config: MatvecConfig, unit: int) -> Spans:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from jitmk.model.spec import ModelSpec, QkNorm, QkNormScope
 from jitmk.program.builder import ProgramBuilder
@@ -24,45 +23,15 @@ from jitmk.program.program import Buffer
 from jitmk.program.rope_layout import rope_offset, rope_stride
 
 
-@dataclass(frozen=True)
-class MaybeSplit:
-    """A vector for a projection, which may be attention's output in parts that are still to be merged.
-
-    Attributes:
-        buffer: bf16; of several splits one after the other.
-        copies: of the whole vector, which here or in another program of the model is what the projection reads.
-        splits: how many parts there are.
-        lse: fp32 [splits * heads], the logarithms of their normalisers, where there are several.
-    """
-
-    buffer: Buffer
-    copies: int
-    splits: int = 1
-    lse: Buffer | None = None
-
-    @property
-    def values(self) -> int:
-        """Of the whole vector."""
-        return self.buffer.values // self.splits
-
-    @property
-    def operands(self) -> dict[str, Buffer]:
-        """Of the projection."""
-        return {"input": self.buffer} if self.lse is None else {"input": self.buffer, "lse": self.lse}
-
-
 def lower_attention(
-    b: ProgramBuilder, spec: ModelSpec, fusion: Fusion, layer: int, splits: int, qkv: Buffer, copies: int
-) -> MaybeSplit:
+    b: ProgramBuilder, spec: ModelSpec, fusion: Fusion, layer: int, splits: int, qkv: Buffer, output: Buffer
+) -> None:
     """Norms, rotation, append and attention of a layer: each its own phase or a part of attention.
 
     Args:
         splits: parts of the context.
         qkv: what the projection wrote.
-        copies: of the attention output.
-
-    Returns:
-        The attention output; of as many splits as the projection behind it can merge, these.
+        output: for the attention output.
     """
     buffers = {"input": qkv, "value_input": qkv}
     if spec.qk_norm is not None and not fusion.qk_norm:
@@ -70,7 +39,7 @@ def lower_attention(
     if not fusion.rope:
         buffers |= _rotate(b, spec, layer, buffers["input"], qkv)
         buffers["appended"] = _append(b, spec, layer, buffers)
-    return _attend(b, spec, fusion, layer, splits, buffers, copies)
+    _attend(b, spec, fusion, layer, splits, buffers, output)
 
 
 def _norm_heads(b: ProgramBuilder, spec: ModelSpec, norm: QkNorm, layer: int, qkv: Buffer) -> Buffer:
@@ -125,39 +94,32 @@ def _attend(
     layer: int,
     splits: int,
     inputs: Mapping[str, Buffer],
-    copies: int,
-) -> MaybeSplit:
+    output: Buffer,
+) -> None:
     prefix = f"layers.{layer}."
-    config = _attention_config(spec, fusion, layer, copies)
+    config = _attention_config(spec, fusion, layer, output.copies)
     norms = {} if config.qk_norm is None else {"q_norm": prefix + "q_norm", "k_norm": prefix + "k_norm"}
-    if splits == 1:
-        attended = MaybeSplit(b.bf16(prefix + "attention.output", spec.attention_size, copies), copies)
-    else:
+    written = {"output": output}
+    if splits > 1:
         partial = b.bf16(prefix + "attention.partial", splits * spec.attention_size)
-        attended = MaybeSplit(partial, copies, splits, b.fp32(prefix + "attention.lse", splits * spec.num_heads))
+        written = {"output": partial, "lse_out": b.fp32(prefix + "attention.lse", splits * spec.num_heads)}
     b.phase(
         prefix + "attention",
         "attention",
         Opcode.ATTENTION,
         config,
         config.groups * splits,
-        {**inputs, "output": attended.buffer} | ({} if attended.lse is None else {"lse_out": attended.lse}),
+        {**inputs, **written},
         layer=layer,
         vectors=norms,
         numbers=_attention_numbers(spec, layer, config),
         splits=splits,
     )
-    return attended if splits == 1 or fusion.merges(splits) else _reduce(b, spec, layer, attended)
-
-
-def _reduce(b: ProgramBuilder, spec: ModelSpec, layer: int, parts: MaybeSplit) -> MaybeSplit:
-    """The merge of splits as a phase of its own."""
-    name, opcode = f"layers.{layer}.attention_reduce", Opcode.ATTENTION_REDUCE
-    output = b.bf16(f"layers.{layer}.attention.output", spec.attention_size, parts.copies)
-    config = AttentionReduceConfig(spec.num_heads, spec.head_dim, output.copies)
-    buffers = {**parts.operands, "output": output}
-    b.phase(name, opcode.value, opcode, config, spec.num_heads, buffers, layer=layer, splits=parts.splits)
-    return MaybeSplit(output, parts.copies)
+    if splits > 1:
+        name, opcode = prefix + "attention_reduce", Opcode.ATTENTION_REDUCE
+        reduce = AttentionReduceConfig(spec.num_heads, spec.head_dim, output.copies)
+        buffers = {"input": written["output"], "lse": written["lse_out"], "output": output}
+        b.phase(name, opcode.value, opcode, reduce, spec.num_heads, buffers, layer=layer, splits=splits)
 
 
 def _attention_config(spec: ModelSpec, fusion: Fusion, layer: int, copies: int) -> AttentionConfig:

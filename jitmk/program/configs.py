@@ -17,9 +17,6 @@ from jitmk.program.packing import MatrixLayout, ceil_div
 MAX_GROUP = 8
 """Query heads of an attention unit at most: the rows that the tensor-core fragment of the scores uses."""
 
-MAX_MERGED_SPLITS = 4
-"""Splits of attention at most that a projection merges while it fetches them; of more, ATTENTION_REDUCE does."""
-
 ELEMENTWISE_VALUES = 256
 """Values of a unit of the opcodes that take a vector value by value."""
 
@@ -80,10 +77,7 @@ class MatvecConfig:
         activation: f of ACTIVATED and GATED, else None.
         scale: what RESIDUAL and LOGITS multiply y with (b included), else 1.
         soft_cap: LOGITS become cap * tanh(y / cap), after the scale; None for no cap.
-        input_copies: copies of the input, where that is an ordinary vector.
-        head_dim: of the heads of the attention whose output this multiplies: then the input may be up to
-            MAX_MERGED_SPLITS partial results of it (see AttentionConfig), which are merged in fp32 and rounded to bf16
-            once. 0 where it may not. Not with a prologue or a post-norm.
+        input_copies: copies of the input.
         residual_copies: of residual_out, and of residual_in where a post-norm reads it whole.
         output_copies: see above.
     """
@@ -103,7 +97,6 @@ class MatvecConfig:
     scale: float = 1.0
     soft_cap: float | None = None
     input_copies: int = 1
-    head_dim: int = 0
     residual_copies: int = 1
     output_copies: int = 1
 
@@ -124,7 +117,7 @@ class AttentionConfig:
     A unit is a head group (up to MAX_GROUP query heads of one key/value head) over one split of the context. Each split
     publishes its own normalised output; where there are several, also the logarithm of its normaliser: maximum + log2
     of the sum, in units of log2. A split that has no positions has zeros and -inf. The attention output is the mean of
-    the splits, weighed by 2^lse (Flash-Decoding, Dao et al. 2023); ATTENTION_REDUCE or the next projection computes it.
+    the splits, weighed by 2^lse (Flash-Decoding, Dao et al. 2023); ATTENTION_REDUCE computes it.
 
     Attributes:
         heads, kv_heads, head_dim, group: shapes; `group` query heads are a unit's at most.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jitmk.model.spec import ModelSpec, QkNormScope
-from jitmk.program.configs import MAX_MERGED_SPLITS
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,6 @@ class Fusion:
         rope: rotation and the append to the cache, into attention.
         activation: the MLP's activation, into the epilogue of gate and up.
         residual: the addition to the residual, into the epilogue of a block's last projection.
-        merge: the merge of few splits of attention, into the prologue of the projection that reads its output.
     """
 
     norm: bool = True
@@ -28,7 +26,6 @@ class Fusion:
     rope: bool = True
     activation: bool = True
     residual: bool = True
-    merge: bool = True
 
     def possible(self, spec: ModelSpec) -> Fusion:
         """What of this the device code can do for a model.
@@ -45,13 +42,8 @@ class Fusion:
             self.rope,
             self.activation,
             self.residual,
-            self.merge,
         )
-
-    def merges(self, splits: int) -> bool:
-        """Whether the projection behind attention merges so many splits; else a phase of its own does."""
-        return self.merge and 1 < splits <= MAX_MERGED_SPLITS
 
 
 FUSED = Fusion()
-UNFUSED = Fusion(norm=False, post_norm=False, qk_norm=False, rope=False, activation=False, residual=False, merge=False)
+UNFUSED = Fusion(norm=False, post_norm=False, qk_norm=False, rope=False, activation=False, residual=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from jitmk.errors import ConfigError
 from jitmk.model.spec import ModelSpec, NormKind
-from jitmk.program.attention_lowering import MaybeSplit, lower_attention
+from jitmk.program.attention_lowering import lower_attention
 from jitmk.program.builder import ProgramBuilder
 from jitmk.program.configs import (
     ELEMENTWISE_VALUES,
@@ -38,8 +38,7 @@ def lower(spec: ModelSpec, splits: int = 1, tokens: int = 1, fused: bool | Fusio
 
     Args:
         spec: the model.
-        splits: parts into which attention splits the context. Up to MAX_MERGED_SPLITS of them are merged by the
-            projection that reads them; more, or where that is not fused, by a reduce phase.
+        splits: parts into which attention splits the context; with more than one, a reduce phase merges them.
         tokens: sequences in the batch; 1 is what the device code runs today.
         fused: whether parts are fused where they can be; a `Fusion` says it part by part.
 
@@ -115,7 +114,7 @@ class _Lowering:
         residual = self._block_end(layer, "attention", "o_proj", attention, residual)
         hidden, residual = self._gate_up(layer, residual, "mlp_norm")
         hidden = self._activated(layer, hidden)
-        return self._block_end(layer, "mlp", "down", _whole(hidden), residual)
+        return self._block_end(layer, "mlp", "down", hidden, residual)
 
     def _parallel(self, layer: int, residual: _Residual) -> _Residual:
         prefix = f"layers.{layer}."
@@ -128,8 +127,8 @@ class _Lowering:
         attention = self._attention(layer, qkv)
         if self.spec.post_norm or self.fusion.residual:
             residual = self._block_end(layer, "attention", "o_proj", attention, residual, last=False)
-            return self._block_end(layer, "mlp", "down", _whole(hidden), residual)
-        parts = self._stored(layer, "o_proj", attention), self._stored(layer, "down", _whole(hidden))
+            return self._block_end(layer, "mlp", "down", hidden, residual)
+        parts = self._stored(layer, "o_proj", attention), self._stored(layer, "down", hidden)
         both = self.b.bf16(prefix + "block_add.output", self.spec.hidden_size)
         config = AddConfig(self.spec.hidden_size, both.copies)
         buffers = {"input": parts[0], "other": parts[1], "output": both}
@@ -158,8 +157,10 @@ class _Lowering:
         config = MatvecConfig(spec.qkv_rows, spec.hidden_size, Epilogue.STORE, bias=spec.qkv_bias)
         return qkv, self._read_residual(layer, "qkv", residual, norm, config, qkv)
 
-    def _attention(self, layer: int, qkv: Buffer) -> MaybeSplit:
-        return lower_attention(self.b, self.spec, self.fusion, layer, self.splits, qkv, POLLED_COPIES)
+    def _attention(self, layer: int, qkv: Buffer) -> Buffer:
+        output = self.b.bf16(f"layers.{layer}.attention.output", self.spec.attention_size, POLLED_COPIES)
+        lower_attention(self.b, self.spec, self.fusion, layer, self.splits, qkv, output)
+        return output
 
     def _gate_up(self, layer: int, residual: _Residual, norm: str) -> tuple[Buffer, _Residual]:
         """Gate and up, or just up, activated if that is fused; and the residual, of which nothing is pending."""
@@ -228,7 +229,7 @@ class _Lowering:
         return after
 
     def _block_end(
-        self, layer: int, block: str, name: str, x: MaybeSplit, residual: _Residual, *, last: bool = True
+        self, layer: int, block: str, name: str, x: Buffer, residual: _Residual, *, last: bool = True
     ) -> _Residual:
         """The last projection of a block, and the residual with its result; not `last`: nobody will read its bf16."""
         copies = POLLED_COPIES if last else 0
@@ -246,55 +247,29 @@ class _Lowering:
             scale=self.spec.residual_scale,
             output_copies=copies,
         )
-        buffers = self._sum_buffers(x.buffer, residual, after) | x.operands
-        self._matvec(layer, name, config, buffers, {}, x.splits)
+        self._matvec(layer, name, config, self._sum_buffers(x, residual, after), {})
         return after
 
-    def _stored(self, layer: int, name: str, x: MaybeSplit) -> Buffer:
+    def _stored(self, layer: int, name: str, x: Buffer) -> Buffer:
         """The last projection of a block, by itself."""
         copies = POLLED_COPIES if self.spec.post_norm and self.fusion.post_norm else 1
         output = self.b.bf16(f"layers.{layer}.{name}.output", self.spec.hidden_size, copies)
         config = replace(self._block_end_config(name, x), output_copies=copies)
-        self._matvec(layer, name, config, {**x.operands, "output": output}, {}, x.splits)
+        self._matvec(layer, name, config, {"input": x, "output": output}, {})
         return output
 
-    def _block_end_config(self, name: str, x: MaybeSplit) -> MatvecConfig:
-        """The same for every number of splits, so that one kernel holds the programs of all."""
-        spec, behind_attention = self.spec, name == "o_proj"
-        return MatvecConfig(
-            spec.hidden_size,
-            x.values,
-            Epilogue.STORE,
-            bias=spec.o_bias if behind_attention else spec.mlp_bias,
-            input_copies=x.copies,
-            head_dim=spec.head_dim if behind_attention and self.fusion.merge else 0,
-        )
+    def _block_end_config(self, name: str, x: Buffer) -> MatvecConfig:
+        bias = self.spec.o_bias if name == "o_proj" else self.spec.mlp_bias
+        return MatvecConfig(self.spec.hidden_size, x.values, Epilogue.STORE, bias=bias, input_copies=x.copies)
 
     def _matvec(
-        self,
-        layer: int | None,
-        name: str,
-        config: MatvecConfig,
-        buffers: dict[str, Buffer],
-        vectors: dict[str, str],
-        splits: int = 1,
+        self, layer: int | None, name: str, config: MatvecConfig, buffers: dict[str, Buffer], vectors: dict[str, str]
     ) -> None:
         full = name if layer is None else f"layers.{layer}.{name}"
         if config.bias:
             vectors = vectors | {"bias": full + "_bias"}
         units, matrices = config.layout.units, {"weights": full}
-        self.b.phase(
-            full,
-            name,
-            Opcode.MATVEC,
-            config,
-            units,
-            buffers,
-            layer=layer,
-            matrices=matrices,
-            vectors=vectors,
-            splits=splits,
-        )
+        self.b.phase(full, name, Opcode.MATVEC, config, units, buffers, layer=layer, matrices=matrices, vectors=vectors)
 
     def _norm(self, layer: int | None, norm: str, residual: _Residual) -> Buffer:
         """A norm of the residual as a phase of its own."""
@@ -354,7 +329,3 @@ class _Lowering:
     def _pieces(self) -> int:
         """Units of the opcodes that take a residual value by value."""
         return ceil_div(self.spec.hidden_size, ELEMENTWISE_VALUES)
-
-
-def _whole(x: Buffer) -> MaybeSplit:
-    return MaybeSplit(x, x.copies)

@@ -97,7 +97,7 @@ class Phase:
         matrices: names of matrices of the weight plan by operand.
         vectors: names of constant vectors of the weight plan by operand.
         numbers: operands that are plain numbers: "window", "rope", "first".
-        splits: parts of the context (ATTENTION, ATTENTION_REDUCE, a MATVEC that merges them).
+        splits: parts of the context (ATTENTION, ATTENTION_REDUCE).
     """
 
     index: int

@@ -172,7 +172,6 @@ def _matvec(call: _Call, config: MatvecConfig) -> Outputs:
         call.env.weights.matrix(call.phase.matrices["weights"]),
         matvec_vectors(call.phase, call.env.weights),
         residual=call.inputs.get("residual_in"),
-        lse=call.inputs.get("lse"),
         sums=call.env.sums,
     )
 

@@ -20,7 +20,6 @@ from jitmk.program.configs import (
     MatvecConfig,
     SampleConfig,
 )
-from jitmk.program.fusion import FUSED, Fusion
 from jitmk.program.kv_layout import TILE_POSITIONS, KvLayout
 from jitmk.program.packing import UNIT_ROWS, ceil_div
 from jitmk.program.program import MAX_CANDIDATES, Phase
@@ -94,14 +93,10 @@ def unit_cost(phase: Phase, context: int) -> UnitCost:
 
 
 REDUCE_US = 1.0
-"""What a reduce phase adds to a layer: a dependency more. This, the next one and `TILE_BYTES_PER_US` are fitted to
-steps of five Llamas at 128 to 8192 positions with 1 to 26 splits on an H200 (docs/performance.md)."""
+"""What a reduce phase adds to a layer: a dependency more. This and the next two are fitted to steps of five Llamas at
+128 to 8192 positions with 1 to 26 splits on an H200 (docs/performance.md)."""
 REDUCE_VALUE_US = 0.06 / 1024
 """What each value of each partial result adds to the reduce phase: it is published, fetched and merged."""
-MERGE_US = 0.25
-"""What it adds to a layer that the projection behind attention merges splits."""
-MERGE_VALUE_US = 0.10 / 1024
-"""What each value of each partial result adds there: every SM fetches and merges all of them."""
 TILE_BYTES_PER_US = 48_000.0
 """How fast one SM alone gets through old keys and values while the others stream weights."""
 
@@ -120,47 +115,36 @@ def head_groups(spec: ModelSpec) -> int:
     return spec.num_kv_heads * ceil_div(spec.query_group, MAX_GROUP)
 
 
-def choose_splits(spec: ModelSpec, sms: int, context: int, fusion: Fusion = FUSED) -> int:
+def choose_splits(spec: ModelSpec, sms: int, context: int) -> int:
     """Into how many parts attention should split the context.
 
     Weighs the time in which one SM works through its part of the keys and values, in the mean of the layers, against
-    the price of the merge: in the projection behind attention or, of many splits, in a phase of its own.
+    the price of a reduce phase.
 
     Args:
         spec: the model.
         sms: SMs of the GPU.
         context: positions in the KV cache.
-        fusion: what is fused.
 
     Returns:
         A member of `split_ladder(spec, sms)`; the smallest of those that are equally fast.
     """
     layout = KvLayout(spec.head_dim)
     tile_us = layout.tile_bytes / TILE_BYTES_PER_US
+    partial_us = spec.attention_size * REDUCE_VALUE_US
     windows = Counter(layer.window for layer in spec.layers)
     tiles = [(layout.tiles(min(context, window or context)), layers) for window, layers in windows.items()]
 
     def layer_us(splits: int) -> float:
         rounds = ceil_div(head_groups(spec) * splits, sms)
+        reduce = REDUCE_US + splits * partial_us if splits > 1 else 0.0
         in_turn = sum(layers * ceil_div(of_layer, splits) for of_layer, layers in tiles) / spec.num_layers
-        return rounds * in_turn * tile_us + merge_us(spec, splits, fusion)
+        return rounds * in_turn * tile_us + reduce
 
     return min(split_ladder(spec, sms), key=layer_us)
 
 
-def merge_us(spec: ModelSpec, splits: int, fusion: Fusion = FUSED) -> float:
-    """Microseconds that the merge of so many splits adds to a layer."""
-    if splits == 1:
-        return 0.0
-    values = splits * spec.attention_size
-    if fusion.possible(spec).merges(splits):
-        return MERGE_US + values * MERGE_VALUE_US
-    return REDUCE_US + values * REDUCE_VALUE_US
-
-
-def choose_split_steps(
-    spec: ModelSpec, sms: int, max_context: int, fusion: Fusion = FUSED
-) -> tuple[tuple[int, int], ...]:
+def choose_split_steps(spec: ModelSpec, sms: int, max_context: int) -> tuple[tuple[int, int], ...]:
     """From which context on attention should split into how many parts.
 
     Whole tiles make `choose_splits` waver between neighbours; here the number at least doubles from step to step, so
@@ -170,7 +154,6 @@ def choose_split_steps(
         spec: the model.
         sms: SMs of the GPU.
         max_context: positions of the KV cache.
-        fusion: what is fused.
 
     Returns:
         (first context, splits), both growing; the first context is 0.
@@ -178,7 +161,7 @@ def choose_split_steps(
     steps = [(0, 1)]
     tiles, most = 1, split_ladder(spec, sms)[-1]
     while (context := (tiles - 1) * TILE_POSITIONS + 1) <= max_context and steps[-1][1] < most:
-        splits = choose_splits(spec, sms, context, fusion)
+        splits = choose_splits(spec, sms, context)
         if splits >= 2 * steps[-1][1] or (splits == most and splits > steps[-1][1]):
             steps.append((context, splits))
         tiles += 1 + tiles // 64

@@ -20,7 +20,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from jitmk.errors import ScheduleError
-from jitmk.program.configs import MAX_MERGED_SPLITS, MatvecConfig
 from jitmk.program.isa import OPERANDS, Opcode
 from jitmk.program.program import MAX_CANDIDATES, WORD_ALIGNMENT, Buffer, BufferKind, Phase, Program
 from jitmk.schedule.schedule import Schedule
@@ -86,7 +85,6 @@ def _check_phase(program: Program, known: Mapping[str, Buffer], index: int, phas
         raise ScheduleError(f"phase {phase.name!r} has {phase.units} units; it needs at least one")
     if phase.variant not in program.variants:
         raise ScheduleError(f"phase {phase.name!r} needs the variant {phase.variant.name!r}, which the program lacks")
-    _check_splits(phase)
     for operand, buffer in phase.buffers.items():
         if operand not in OPERANDS[phase.variant.opcode]:
             raise ScheduleError(
@@ -95,23 +93,6 @@ def _check_phase(program: Program, known: Mapping[str, Buffer], index: int, phas
             )
         if known.get(buffer.name) != buffer:
             raise ScheduleError(f"phase {phase.name!r}: buffer {buffer.name!r} is not one of the program's buffers")
-
-
-def _check_splits(phase: Phase) -> None:
-    """A projection that reads splits of attention can merge so many of them."""
-    config = phase.variant.config
-    if isinstance(config, MatvecConfig):
-        most = MAX_MERGED_SPLITS if config.head_dim else 1
-        if phase.splits > most:
-            raise ScheduleError(
-                f"phase {phase.name!r} reads {phase.splits} splits of attention, but its variant "
-                f"{phase.variant.name!r} merges {most} at most"
-            )
-        if phase.splits > 1 and phase.buffers["input"].values != phase.splits * config.columns:
-            raise ScheduleError(
-                f"phase {phase.name!r} reads {phase.splits} splits of {config.columns} values from buffer "
-                f"{phase.buffers['input'].name!r}, which has {phase.buffers['input'].values}"
-            )
 
 
 def _check_bounds(program: Program, spans: list[PhaseSpans]) -> None:

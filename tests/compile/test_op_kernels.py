@@ -15,7 +15,6 @@ from tests.support.op_kernels import KERNELS, barrier_kernel
 # One of each sort; the others differ in shapes, and are compiled where they run.
 NAMES = (
     "matvec-parts",
-    "matvec-merges",
     "features-learned-positions",
     "embed-sample",
     "attention-64",

@@ -86,13 +86,12 @@ def open_backend(target: Target, max_seq_len: int, *, race_check: bool) -> Megak
 
 
 def exercise_phases(backend: MegakernelBackend) -> None:
-    """Single steps: prefill against decode, one split against more. Raises AssertionError where two disagree."""
+    """Single steps: prefill against decode, one split against three. Raises AssertionError where two disagree."""
     prefilled = backend.prefill(PROMPT, all_logits=True)
     assert_close("two ways", backend.forced_logits(PROMPT, 0), prefilled, "prompt, decoded")
     position, token = len(PROMPT), int(prefilled[-1].argmax())
-    one, three, five = (backend.phase_outputs(token, position, splits) for splits in (1, 3, 5))
+    one, three = (backend.phase_outputs(token, position, splits) for splits in (1, 3))
     assert_close("phase of a model", three["logits"], one["logits"], "three splits and one")
-    assert_close("phase of a model", five["logits"], one["logits"], "five splits and one")
     assert torch.equal(backend.step_logits(token, position).cpu(), one["logits"])
 
 

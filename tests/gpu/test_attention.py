@@ -61,9 +61,9 @@ def test_more_splits_than_tiles(spec: ModelSpec, op_runners: OpRunners) -> None:
 
 
 @pytest.mark.parametrize("spec", [ATTENTION_SPECS[2], ATTENTION_SPECS[-1]], ids=_name)
-@pytest.mark.parametrize("splits", [5, 16])
+@pytest.mark.parametrize("splits", [2, 5])
 def test_split_and_merged_is_whole(spec: ModelSpec, splits: int, op_runners: OpRunners) -> None:
-    """ATTENTION and ATTENTION_REDUCE in one launch give what one split gives; MATVEC merges fewer (test_matvec.py)."""
+    """ATTENTION and ATTENTION_REDUCE in one launch give what one split gives."""
     runner = op_runners[f"attention-{spec.head_dim}"]
     model = ModelPhases(spec, CAPACITY, runner.device)
     names = [f"layers.{LAYER}.attention"]

@@ -8,7 +8,7 @@ import torch
 from jitmk.program.program import Variant
 from jitmk.schedule.policies import POLICIES
 from tests.gpu.conftest import OpRunners
-from tests.support.op_kernels import MATVEC_KINDS, MATVEC_MERGES, MATVEC_PARTS, MATVEC_SHAPES, MATVEC_WIDE_NORMS
+from tests.support.op_kernels import MATVEC_KINDS, MATVEC_PARTS, MATVEC_SHAPES, MATVEC_WIDE_NORMS
 from tests.support.single_matvec import check_matvec, run_matvec
 
 pytestmark = pytest.mark.gpu
@@ -20,7 +20,6 @@ KERNEL_OF = {
         ("matvec-parts", MATVEC_PARTS),
         ("matvec-shapes", MATVEC_SHAPES),
         ("matvec-wide-norms", MATVEC_WIDE_NORMS),
-        ("matvec-merges", MATVEC_MERGES),
     )
     for variant in variants
 }
@@ -29,12 +28,6 @@ KERNEL_OF = {
 @pytest.mark.parametrize("variant", KERNEL_OF, ids=lambda variant: variant.name)
 def test_rows(variant: Variant, op_runners: OpRunners) -> None:
     check_matvec(variant, *run_matvec(op_runners[KERNEL_OF[variant]], variant))
-
-
-@pytest.mark.parametrize("variant", MATVEC_MERGES, ids=lambda variant: variant.name)
-def test_splits_of_attention_are_merged(variant: Variant, op_runners: OpRunners) -> None:
-    for splits, empty in ((2, ()), (2, (0,)), (3, ()), (3, (0, 1)), (4, ()), (4, (1, 2))):
-        check_matvec(variant, *run_matvec(op_runners[KERNEL_OF[variant]], variant, splits=splits, empty=empty))
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -53,7 +53,7 @@ class HostModel:
             past = torch.randn((2, spec.num_kv_heads, capacity, spec.head_dim), generator=random)
             self.cache.write(layer, 0, past[0], past[1])
         self._rope = torch.stack(rope_rows(spec, range(capacity)), dim=-1).contiguous()
-        words = max(lower(spec, 5, fused=fused).arena_words for fused in (True, False))
+        words = max(lower(spec, 3, fused=fused).arena_words for fused in (True, False))
         # Room for the words of barriers between all phases.
         self._launcher = HostLauncher(
             library, arena_words=2 * words, kv_flags=spec.num_layers * spec.num_kv_heads, seed=seed

@@ -90,23 +90,6 @@ MATVEC_WIDE_NORMS = (
     matvec_variant(64, 12288, STORE, post=LAYER, post_bias=True, prologue=Prologue.LAYER, norm_bias=True),
 )
 
-# Attention's output in parts, for heads of every size and smaller ones, slices that end within a head, warps that have
-# nothing, and one to five quads a lane.
-MATVEC_MERGES = tuple(
-    matvec_variant(40, heads * head_dim, epilogue, f"head-{head_dim}", head_dim=head_dim)
-    for heads, head_dim, epilogue in (
-        (1, 64, STORE),
-        (3, 16, RESIDUAL),
-        (7, 48, STORE),
-        (4, 80, RESIDUAL),
-        (9, 32, STORE),
-        (32, 64, RESIDUAL),
-        (24, 96, STORE),
-        (24, 128, RESIDUAL),
-        (20, 256, STORE),
-    )
-)
-
 EMBED_SPECS = tuple(
     tiny_spec(hidden_size=hidden, vocab_size=101, tied_embeddings=tied)
     for hidden in (16, 64, 2048, 4112)
@@ -137,8 +120,9 @@ class OpKernel:
 
 
 def _variants(specs: tuple[ModelSpec, ...], *opcodes: Opcode) -> tuple[Variant, ...]:
-    """The variants of these opcodes that the programs of these models hold, whatever the number of splits."""
-    return tuple(dict.fromkeys(v for spec in specs for v in kernel_variants(spec) if v.opcode in opcodes))
+    """The variants of these opcodes that the programs of these models hold, one split and several."""
+    found = [v for spec in specs for splits in (1, 2) for v in lower(spec, splits).variants if v.opcode in opcodes]
+    return tuple(dict.fromkeys(found))
 
 
 def _attention_spec(head_dim: int, heads: int, kv_heads: int) -> ModelSpec:
@@ -226,7 +210,6 @@ KERNELS = {
         OpKernel("matvec-kinds", _SMALL, MATVEC_KINDS),
         OpKernel("matvec-parts", _SMALL, MATVEC_PARTS),
         OpKernel("matvec-wide-norms", _SMALL, MATVEC_WIDE_NORMS),
-        OpKernel("matvec-merges", _SMALL, MATVEC_MERGES),
         OpKernel("matvec-shapes", _SMALL, MATVEC_SHAPES),
         OpKernel(
             "embed-sample",

@@ -75,12 +75,8 @@ def matvec_variant(rows: int, columns: int, epilogue: Epilogue, name: str = "", 
     return Variant(full, Opcode.MATVEC, MatvecConfig(rows, columns, epilogue, **fields))
 
 
-def matvec_program(variant: Variant, splits: int = 1) -> Program:
-    """One matvec between buffers of its own; its matrix is "w", its vectors have the names of their operands.
-
-    Args:
-        splits: of attention, which it merges.
-    """
+def matvec_program(variant: Variant) -> Program:
+    """One matvec between buffers of its own; its matrix is "w", its vectors have the names of their operands."""
     config = variant.config
     assert isinstance(config, MatvecConfig)
     buffers: dict[str, Buffer] = {}
@@ -91,9 +87,7 @@ def matvec_program(variant: Variant, splits: int = 1) -> Program:
         buffers[operand] = Buffer(operand, kind, values, 1, copies, words)
         words += buffers[operand].total_words
 
-    buffer("input", BufferKind.BF16, splits * config.columns, config.input_copies if splits == 1 else 1)
-    if splits > 1:
-        buffer("lse", BufferKind.FP32, splits * config.columns // config.head_dim)
+    buffer("input", BufferKind.BF16, config.columns, config.input_copies)
     if config.epilogue is Epilogue.LOGITS:
         buffer("output", BufferKind.CANDIDATE, config.rows)
     elif config.output_copies:
@@ -114,7 +108,6 @@ def matvec_program(variant: Variant, splits: int = 1) -> Program:
         buffers=buffers,
         matrices={"weights": "w"},
         vectors={name: name for name in _vectors(config)},
-        splits=splits,
     )
     return Program((phase,), tuple(buffers.values()), (variant,), tokens=1, splits=1, arena_words=words)
 

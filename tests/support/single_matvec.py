@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from jitmk.program.configs import Epilogue, MatvecConfig, Prologue
@@ -12,20 +10,12 @@ from jitmk.reference.ops.matvec import MatvecVectors, matvec
 from tests.support.closeness import assert_close
 from tests.support.op_runner import Data, OpRunner, Outcome
 from tests.support.phases import matvec_arenas, matvec_plan, matvec_program
-from tests.support.single_reduce import random_splits
 
 Expected = dict[str, torch.Tensor]
 
 
-def run_matvec(
-    runner: OpRunner, variant: Variant, policy: str = "round_robin", *, splits: int = 1, empty: Sequence[int] = ()
-) -> tuple[Outcome, Expected]:
-    """The device's results and the twin's, for random inputs of about unit size.
-
-    Args:
-        splits: of attention, which it merges.
-        empty: those of them that have no positions.
-    """
+def run_matvec(runner: OpRunner, variant: Variant, policy: str = "round_robin") -> tuple[Outcome, Expected]:
+    """The device's results and the twin's, for random inputs of about unit size."""
     config = variant.config
     assert isinstance(config, MatvecConfig)
     device = runner.device
@@ -41,15 +31,11 @@ def run_matvec(
         name: 0.2 * normal(vector.values) + (0 if name.endswith("bias") else 1) for name, vector in plan.vectors.items()
     }
     arena, constants = matvec_arenas(plan, weights, vectors)
-    inputs, residual, lse = {"input": x}, None, None
-    if splits > 1:
-        heads = config.columns // config.head_dim
-        x, lse = random_splits(splits, list(empty), heads, config.head_dim, device)
-        inputs = {"input": x, "lse": lse}
+    inputs, residual = {"input": x}, None
     if config.post is not None or config.epilogue is Epilogue.RESIDUAL:
         residual = normal(config.rows if config.post is None else config.columns)
         inputs["residual_in"] = residual
-    outcome = runner.run(matvec_program(variant, splits), plan, inputs, Data(arena, constants), policy=policy)
+    outcome = runner.run(matvec_program(variant), plan, inputs, Data(arena, constants), policy=policy)
     expected = matvec(
         config,
         range(config.layout.units),
@@ -57,7 +43,6 @@ def run_matvec(
         weights,
         MatvecVectors(**vectors),
         residual=None if residual is None else residual[None],
-        lse=None if lse is None else lse[None].double(),
         sums=torch.float64,
     )
     return outcome, {operand: values[0] for operand, values in expected.items()}
@@ -67,8 +52,7 @@ def check_matvec(variant: Variant, outcome: Outcome, expected: Expected) -> None
     """Compares what `run_matvec` returned."""
     config = variant.config
     assert isinstance(config, MatvecConfig)
-    rounds = config.prologue is Prologue.LAYER or config.post is not None or config.head_dim > 0
-    rounded = " of rounded values" if rounds else ""
+    rounded = " of rounded values" if config.prologue is Prologue.LAYER or config.post is not None else ""
     if config.epilogue is Epilogue.LOGITS:
         assert outcome.logits is not None
         assert_close("fp32 sum" + rounded, outcome.logits, expected["output"], variant.name)

@@ -210,7 +210,7 @@ def _kind(phase: Phase, fp32: bool) -> str:
     if opcode in _EXACT or plain:
         return "moved"
     if isinstance(config, MatvecConfig):
-        rounded_again = config.prologue is Prologue.LAYER or config.post is not None or phase.splits > 1
+        rounded_again = config.prologue is Prologue.LAYER or config.post is not None
         if rounded_again:
             return "fp32 sum of rounded values" if fp32 else "bf16 of a sum of rounded values"
         return "fp32 sum" if fp32 else "bf16 of a sum"

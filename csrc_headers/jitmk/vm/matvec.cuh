@@ -3,7 +3,6 @@
 #include "jitmk/ptx/mma.cuh"
 #include "jitmk/vm/activation.cuh"
 #include "jitmk/vm/candidate.cuh"
-#include "jitmk/vm/merge.cuh"
 #include "jitmk/vm/prologue.cuh"
 #include "jitmk/vm/sample_filter.cuh"
 
@@ -25,7 +24,6 @@ struct Matvec : Config {
   static constexpr int EARLY = PARTS < EARLY_CHUNKS ? PARTS : EARLY_CHUNKS;  // chunks of each of these
   static constexpr bool NORM = Config::PROLOGUE == Prologue::RMS;  // 1/rms is applied to the dot products
   static constexpr bool NEEDS_ALL = Config::PROLOGUE == Prologue::LAYER || Config::POST != NormKind::NONE;
-  static constexpr bool MERGES = Config::HEAD_DIM > 0;  // splits of attention, where an instruction has such
   static constexpr int UNITS = (ROWS + UNIT_ROWS - 1) / UNIT_ROWS;
   static constexpr int SLICE_COLUMNS = BLOCKS * isa::BLOCK_COLUMNS;
   // Of the sum behind a post-norm, published by a unit.
@@ -35,7 +33,6 @@ struct Matvec : Config {
   static constexpr int OUTPUT_STRIDE = isa::copy_stride(EPILOGUE == Epilogue::GATED ? ROWS / 4 : (ROWS + 1) / 2);
   static constexpr int RESIDUAL_STRIDE = isa::copy_stride(ROWS);
   static_assert(COLUMNS % 16 == 0, "columns must be a multiple of 16");
-  static_assert(!MERGES || (!NORM && !NEEDS_ALL), "splits are merged into an input without norms");
   static_assert(Config::POST == NormKind::NONE || EPILOGUE != Epilogue::RESIDUAL, "one operand cannot be two residuals");
 
   __device__ static constexpr int first_block(int chunk) { return EVEN ? MAX_BLOCKS * chunk : BLOCKS * chunk / PARTS; }
@@ -95,8 +92,7 @@ template <class M, class G>
 __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instruction in) {
   const Context<G>& context = consumer.context;
   const int count = in[isa::UNIT_COUNT];
-  const int splits = M::MERGES ? in[isa::matvec::SPLITS] : 1;
-  const int copy = M::INPUT_COPIES > 1 && splits == 1 ? context.sm() % M::INPUT_COPIES : 0;
+  const int copy = M::INPUT_COPIES > 1 ? context.sm() % M::INPUT_COPIES : 0;
   const u64* input = context.params.words + in[isa::matvec::INPUT] + copy * M::INPUT_STRIDE;
   const float* norm = M::NORM ? context.params.constants + in[isa::matvec::NORM] : nullptr;
   consumer.mark(Mark::BEGIN);
@@ -114,17 +110,11 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
       consumer.release_chunk();
     }
   }
-  float square_sum = 0;
-  if constexpr (M::NEEDS_ALL) {
+  float square_sum;
+  if constexpr (M::NEEDS_ALL)
     square_sum = fetch_normed_input<M>(consumer, in, input);
-  } else if constexpr (M::MERGES) {
-    if (splits > 1)
-      fetch_merged_input<M>(consumer, input, context.params.words + in[isa::matvec::LSE], splits);
-    else
-      fetch_input<M>(consumer, input, norm);
-  } else {
+  else
     square_sum = fetch_input<M>(consumer, input, norm);
-  }
   consumer.mark(Mark::INPUT);
   if (context.warp == 0) consumer.mark(Mark::FIRST_INPUT);
   const auto* x_lane = reinterpret_cast<const uint4*>(consumer.slice) + context.lane % 4;

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from jitmk.model.spec import NormKind
 from jitmk.program.configs import Epilogue, MatvecConfig, Prologue
 from jitmk.reference.ops.activate import apply_activation
-from jitmk.reference.ops.merge import merged_splits
 from jitmk.reference.ops.norm import normalise
 from jitmk.reference.ops.rounding import soft_capped, to_bf16, unit_values
 
@@ -40,7 +39,6 @@ def matvec(
     vectors: MatvecVectors = MatvecVectors(),
     *,
     residual: torch.Tensor | None = None,
-    lse: torch.Tensor | None = None,
     sums: torch.dtype = torch.float32,
 ) -> dict[str, torch.Tensor]:
     """Some rows of a matrix-vector product, with prologue and epilogue.
@@ -51,11 +49,10 @@ def matvec(
     Args:
         config: shapes, and which parts there are.
         units: groups of 8 rows.
-        x: [tokens, columns], bf16 values; with `lse`, those of several splits of attention, [tokens, splits * columns].
+        x: [tokens, columns], bf16 values.
         weights: [rows, columns], bf16 values in any floating type.
         vectors: norms and bias.
         residual: fp32; with a post-norm [tokens, columns], for RESIDUAL [tokens, rows of the units].
-        lse: fp32 [tokens, splits * heads], with which splits are merged first (`merged_splits`); None for no splits.
         sums: the type in which values are added.
 
     Returns:
@@ -64,8 +61,6 @@ def matvec(
     """
     rows = unit_values(units, config.rows)
     selected = weights if len(units) == config.layout.units and units.step == 1 else weights[rows]
-    if lse is not None:
-        x = merged_splits(x, lse, config.columns // config.head_dim)
     total = residual_sum(config, x, vectors, residual, sums)
     operand, scale = _normed(config, total, vectors, sums)
     y = F.linear(operand.to(sums), selected.to(sums)) * scale

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jitmk.program.program import Variant
-from tests.support.op_kernels import MATVEC_KINDS, MATVEC_MERGES, MATVEC_PARTS, MATVEC_SHAPES, MATVEC_WIDE_NORMS
+from tests.support.op_kernels import MATVEC_KINDS, MATVEC_PARTS, MATVEC_SHAPES, MATVEC_WIDE_NORMS
 from tests.support.single_matvec import check_matvec, run_matvec
 from tests.unit.device.conftest import HostRunners
 
@@ -28,10 +28,3 @@ def test_odd_shapes(variant: Variant, host_runners: HostRunners) -> None:
 @pytest.mark.parametrize("variant", MATVEC_WIDE_NORMS[1:], ids=lambda variant: variant.name)
 def test_norms_of_wide_vectors(variant: Variant, host_runners: HostRunners) -> None:
     check_matvec(variant, *run_matvec(host_runners["matvec-wide-norms"], variant))
-
-
-@pytest.mark.parametrize("variant", MATVEC_MERGES, ids=lambda variant: variant.name)
-def test_splits_of_attention_are_merged(variant: Variant, host_runners: HostRunners) -> None:
-    """The same code takes an ordinary vector, and any number of splits, some of which have no positions."""
-    for splits, empty in ((1, ()), (2, ()), (2, (0,)), (3, (0, 1)), (4, ()), (4, (1, 2))):
-        check_matvec(variant, *run_matvec(host_runners["matvec-merges"], variant, splits=splits, empty=empty))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jitmk.program.configs import MAX_MERGED_SPLITS
 from jitmk.program.lowering import lower
 from jitmk.program.weights import WeightPlan
 from tests.support.features import FEATURES, feature_spec
@@ -26,8 +25,6 @@ def test_phases(name: str, host_runners: HostRunners) -> None:
     for fused in (True, False):
         for names in phase_groups(lower(spec, fused=fused)):
             model.check(runner, names, POSITION, fused=fused)
-    for splits in range(2, MAX_MERGED_SPLITS + 1):
-        model.check(runner, ("layers.0.o_proj",), POSITION, splits=splits)
 
 
 def test_zeros(host_runners: HostRunners) -> None:

@@ -47,7 +47,7 @@ def test_defaults_and_candidates_are_allowed(spec: Any, arch: str) -> None:
 
 
 def test_defaults_are_what_was_measured_on_an_h200() -> None:
-    assert default_tuning(SPEC, H200, 100) == Tuning(3, 2, "round_robin", ((0, 1),))
+    assert default_tuning(SPEC, H200, 300) == Tuning(3, 2, "round_robin", ((0, 1),))
     assert default_tuning(SPEC, H200, 8192).splits(8192) == 16
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from jitmk.model.spec import NormKind, QkNorm, QkNormScope
-from jitmk.program.fusion import FUSED, UNFUSED, Fusion
+from jitmk.program.fusion import FUSED, UNFUSED
 from tests.support.tiny import tiny_spec
 
 
@@ -24,8 +24,3 @@ def test_post_norms_need_one_reader_with_a_prologue() -> None:
     assert FUSED.possible(tiny_spec(post_norm=True)).post_norm
     assert not FUSED.possible(tiny_spec(post_norm=True, parallel=True)).post_norm
     assert not replace(FUSED, norm=False).possible(tiny_spec(post_norm=True)).post_norm
-
-
-def test_few_splits_are_merged() -> None:
-    assert [splits for splits in range(20) if FUSED.merges(splits)] == [2, 3, 4]
-    assert not any(fusion.merges(splits) for fusion in (UNFUSED, Fusion(merge=False)) for splits in range(20))

@@ -51,7 +51,6 @@ LOWERINGS: dict[str, dict[str, Any]] = {
     "fused": {},
     "unfused": {"fused": False},
     "split": {"splits": 3},
-    "split-for-a-phase": {"splits": 5},
     "unfused-split": {"fused": False, "splits": 3},
 }
 
@@ -65,7 +64,7 @@ def test_a_program_is_the_model(name: str, lowering: str) -> None:
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(any_specs(), any_fusions(), st.sampled_from((1, 2, 3, 5)))
+@given(any_specs(), any_fusions(), st.sampled_from((1, 3)))
 def test_any_combination_of_parts(spec: ModelSpec, fusion: Fusion, splits: int) -> None:
     expected = PlainModel(RandomCheckpoint(spec)).logits(torch.tensor(IDS))
     with without_roundings():

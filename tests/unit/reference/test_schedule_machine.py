@@ -101,7 +101,7 @@ def check(
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("splits", [1, 3, 5])
+@pytest.mark.parametrize("splits", [1, 3])
 def test_every_policy(policy: str, splits: int) -> None:
     check(scheduled("plain", splits, policy=policy), "plain", splits, RandomOrder(0))
 
@@ -123,15 +123,8 @@ def test_every_part_of_a_model(name: str, fused: bool) -> None:
     check(scheduled(name, 2, 5, "wave", fused=fused), name, 2, Starve(1, seed=3), fused=fused, steps=9)
 
 
-@pytest.mark.parametrize("splits", [3, 4, 5])
-@pytest.mark.parametrize("name", ["sandwich", "two-ropes", "layer-norm", "parallel", "mqa"])
-def test_splits_of_every_number(name: str, splits: int) -> None:
-    """Most have no position, which windows and short contexts make so; up to four are merged, five reduced."""
-    check(scheduled(name, splits, 5, "zigzag"), name, splits, AsFarAsPossible(splits), steps=9)
-
-
 @settings(max_examples=10, deadline=None, derandomize=True)
-@given(any_specs(), any_fusions(), st.sampled_from((1, 3, 4, 5)), st.integers(0, 2**32))
+@given(any_specs(), any_fusions(), st.sampled_from((1, 3)), st.integers(0, 2**32))
 def test_any_combination_of_parts(spec: ModelSpec, fusion: Fusion, splits: int, seed: int) -> None:
     weights = ReferenceWeights(spec, RandomCheckpoint(spec))
     schedule = make_schedule(lower(spec, splits, fused=fusion), 4, "zigzag")

@@ -7,18 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jitmk.model.spec import LayerSpec, ModelSpec
-from jitmk.program.configs import MAX_MERGED_SPLITS
-from jitmk.program.fusion import FUSED, UNFUSED, Fusion
 from jitmk.program.lowering import lower
-from jitmk.schedule.cost import (
-    TimeModel,
-    UnitCost,
-    choose_split_steps,
-    choose_splits,
-    merge_us,
-    split_ladder,
-    unit_cost,
-)
+from jitmk.schedule.cost import TimeModel, UnitCost, choose_split_steps, choose_splits, split_ladder, unit_cost
 from tests.support.programs import phase_index
 from tests.support.tiny import tiny_spec
 
@@ -32,8 +22,7 @@ def test_splits_of_llama_1b_on_an_h200(context: int, splits: int) -> None:
     assert choose_splits(LLAMA_1B, 132, context) == splits
 
 
-# Llama-3.2-1B and 3B: contexts next to each other at which one split was measured as faster than more with a reduce
-# phase, and as slower.
+# Llama-3.2-1B and 3B: contexts next to each other at which one split was measured as faster than more, and as slower.
 @pytest.mark.parametrize(
     ("heads", "head_dim", "faster", "slower", "splits"), [(32, 64, 362, 512, 4), (24, 128, 181, 256, 3)]
 )
@@ -41,20 +30,9 @@ def test_one_split_pays_for_as_long_as_was_measured(
     heads: int, head_dim: int, faster: int, slower: int, splits: int
 ) -> None:
     spec = replace(LLAMA_1B, num_heads=heads, head_dim=head_dim)
-    (_, first), (second, more) = choose_split_steps(spec, 132, 131072, Fusion(merge=False))[:2]
+    (_, first), (second, more) = choose_split_steps(spec, 132, 131072)[:2]
     assert first == 1 and more == splits
     assert faster < second <= slower
-    # A merge that costs less pays sooner, and is what is chosen first.
-    (_, first), (merged, few) = choose_split_steps(spec, 132, 131072)[:2]
-    assert first == 1 and 1 < few <= MAX_MERGED_SPLITS and merged < second
-
-
-@pytest.mark.parametrize("fusion", [FUSED, UNFUSED])
-def test_merging_more_splits_costs_more_and_a_phase_most(fusion: Fusion) -> None:
-    prices = [merge_us(LLAMA_1B, splits, fusion) for splits in range(1, 20)]
-    assert prices[0] == 0 and prices == sorted(set(prices))
-    merged = [merge_us(LLAMA_1B, splits) < merge_us(LLAMA_1B, splits, UNFUSED) for splits in range(2, 20)]
-    assert merged == [FUSED.merges(splits) for splits in range(2, 20)], "the program that is lowered is what is priced"
 
 
 @settings(deadline=None)

@@ -6,7 +6,7 @@ import pytest
 
 from jitmk.errors import ConfigError, ScheduleError
 from jitmk.program.barriers import with_barriers
-from jitmk.program.configs import AttentionConfig, MatvecConfig, NoOpConfig, ZeroConfig
+from jitmk.program.configs import AttentionConfig, NoOpConfig, ZeroConfig
 from jitmk.program.isa import Opcode
 from jitmk.program.lowering import lower
 from jitmk.program.program import MAX_CANDIDATES, Buffer, BufferKind, Phase, Program, Variant
@@ -218,22 +218,6 @@ def test_phases_that_are_left_out(name: str, fused: bool) -> None:
     for phase in program.phases:
         with pytest.raises(ScheduleError):
             verify_program(without(program, phase.name))
-
-
-def test_splits_that_the_projection_does_not_merge() -> None:
-    program = lower(tiny_spec(), splits=4)
-    index = phase_index(program, "layers.1.o_proj")
-    o_proj = program.phases[index]
-    config = o_proj.variant.config
-    assert isinstance(config, MatvecConfig)
-    with pytest.raises(ScheduleError, match=r"'layers\.1\.o_proj' reads 5 splits .* variant 'o_proj' merges 4 at most"):
-        verify_program(with_phase(program, index, replace(o_proj, splits=5)))
-    with pytest.raises(ScheduleError, match=r"reads 3 splits of 256 values from buffer '.*partial', which has 1024"):
-        verify_program(with_phase(program, index, replace(o_proj, splits=3)))
-    plain = Variant("plain", o_proj.variant.opcode, replace(config, head_dim=0))
-    spoiled = with_phase(program, index, replace(o_proj, variant=plain))
-    with pytest.raises(ScheduleError, match="variant 'plain' merges 1 at most"):
-        verify_program(replace(spoiled, variants=(*program.variants, plain)))
 
 
 def test_attention_before_the_append() -> None:

@@ -40,11 +40,6 @@ def test_a_missing_instruction_leaves_others_waiting(tmp_path: Path, capfd: pyte
 
 
 MISTAKES = {
-    "a merge of splits whose weights have not come": (
-        "vm/merge.cuh",
-        "if (word_epoch(weights.lse[i]) == epoch) missing",
-        "missing",
-    ),
     "a wait without a vote": (
         "vm/context.cuh",
         "if (__all_sync(ALL_LANES, ready)) return;\n    context.begin_wait(wait, index);",

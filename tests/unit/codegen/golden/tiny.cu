@@ -29,8 +29,6 @@ constexpr int RESIDUAL_OUT = 12;
 constexpr int CANDIDATE = 13;
 constexpr int POST_NORM = 14;
 constexpr int POST_NORM_BIAS = 15;
-constexpr int SPLITS = 16;
-constexpr int LSE = 17;
 }
 namespace attention {
 constexpr int LAYER = 5;
@@ -120,7 +118,6 @@ constexpr int UNIT_ROWS = 8;
 constexpr int BLOCK_COLUMNS = 32;
 constexpr int BLOCK_BYTES = 512;
 constexpr int GRAIN_BYTES = 256;
-constexpr int MAX_MERGED_SPLITS = 4;
 constexpr int ELEMENTWISE_VALUES = 256;
 constexpr int HOST_TOKENS = 4096;
 constexpr int NO_TOKEN = 2147483647;
@@ -266,7 +263,6 @@ struct Op1 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
-    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -288,7 +284,6 @@ struct Op1 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 2;
-    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -310,7 +305,6 @@ struct Op1 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
-    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -364,7 +358,6 @@ struct Op3 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
-    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 2;
@@ -386,7 +379,6 @@ struct Op3 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 2;
-    static constexpr int HEAD_DIM = 64;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 2;
@@ -408,7 +400,6 @@ struct Op3 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
-    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 2;
     static constexpr int BLOCKS = 0;
@@ -438,7 +429,6 @@ struct Op4 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
-    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -460,7 +450,6 @@ struct Op4 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 2;
-    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -482,7 +471,6 @@ struct Op4 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
-    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 2;
     static constexpr int BLOCKS = 1;
@@ -512,7 +500,6 @@ struct Op5 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
-    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -534,7 +521,6 @@ struct Op5 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 2;
-    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -556,7 +542,6 @@ struct Op5 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
-    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 2;
     static constexpr int BLOCKS = 0;
@@ -586,7 +571,6 @@ struct Op6 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
-    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -608,7 +592,6 @@ struct Op6 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 2;
-    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -630,7 +613,6 @@ struct Op6 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
-    static constexpr int HEAD_DIM = 0;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;

@@ -29,6 +29,15 @@ def test_merge_is_the_weighted_mean() -> None:
     assert torch.equal(out, to_bf16(out))
 
 
+def test_parts_of_a_softmax_make_the_whole() -> None:
+    scores, values = torch.randn(1, 3, 30), to_bf16(torch.randn(30, 16))
+    parts = [slice(0, 7), slice(7, 8), slice(8, 30)]
+    partial = torch.stack([scores[..., part].softmax(-1) @ values[part] for part in parts], dim=1)
+    lse = torch.stack([scores[..., part].logsumexp(-1) for part in parts], dim=1) / math.log(2)
+    whole = scores.softmax(-1) @ values
+    assert torch.allclose(reduced(partial, lse), whole.flatten(1), rtol=2**-8, atol=1e-6)
+
+
 def test_empty_splits_and_far_normalisers_do_no_harm() -> None:
     partial, lse = partial_results(3)
     partial[:, 0], lse[:, 0] = 0, -math.inf

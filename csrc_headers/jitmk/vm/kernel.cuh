@@ -45,6 +45,8 @@ __device__ __forceinline__ void walk_queue(Context<G>& context, Execute execute)
     const Instruction next{queue[static_cast<i64>(i + 1) * isa::INSTRUCTION_WORDS]};
     context.enter(i);
     execute(current);
+    // NOTE: lanes are together anyway. Without this the compiler knew it or not by how many variants a kernel has.
+    __syncwarp();
     current = next;
   }
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jitmk.program.configs import (
     ELEMENTWISE_VALUES,
+    LSE_WORDS,
     ActivateConfig,
     AddConfig,
     AttentionConfig,
@@ -121,14 +122,14 @@ def _attention_writes(phase: Phase, config: AttentionConfig, unit: int) -> Spans
     heads = config.group_heads(group)
     begin, end = split * config.heads + heads.start, split * config.heads + heads.stop
     output = _span(phase, "output", begin * config.head_dim, end * config.head_dim)
-    return (output,) if phase.splits == 1 else (output, _span(phase, "lse_out", begin, end))
+    return (output,) if phase.splits == 1 else (output, _span(phase, "lse_out", begin * LSE_WORDS, end * LSE_WORDS))
 
 
 def _reduce_reads(phase: Phase, config: AttentionReduceConfig, unit: int) -> Spans:
     d, rows = config.head_dim, [split * config.heads + unit for split in range(phase.splits)]
     return (
         *(_span(phase, "input", row * d, (row + 1) * d) for row in rows),
-        *(_span(phase, "lse", row, row + 1) for row in rows),
+        *(_span(phase, "lse", row * LSE_WORDS, row * LSE_WORDS + 1) for row in rows),
     )
 
 

@@ -8,6 +8,7 @@ from jitmk.model.spec import ModelSpec, QkNorm, QkNormScope
 from jitmk.program.builder import ProgramBuilder
 from jitmk.program.configs import (
     ELEMENTWISE_VALUES,
+    LSE_WORDS,
     MAX_GROUP,
     AttentionConfig,
     AttentionReduceConfig,
@@ -102,7 +103,7 @@ def _attend(
     written = {"output": output}
     if splits > 1:
         partial = b.bf16(prefix + "attention.partial", splits * spec.attention_size)
-        written = {"output": partial, "lse_out": b.fp32(prefix + "attention.lse", splits * spec.num_heads)}
+        written = {"output": partial, "lse_out": b.fp32(prefix + "attention.lse", splits * spec.num_heads * LSE_WORDS)}
     b.phase(
         prefix + "attention",
         "attention",

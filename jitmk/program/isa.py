@@ -75,9 +75,9 @@ OPERANDS: Mapping[Opcode, tuple[str, ...]] = {
     ),
     # Units are (head group, split), split fastest. input: queries and keys, value_input: values, both laid out as qkv
     # (they may be the same); output: attention, or with splits > 1 that of each split, [splits][heads * head_dim], and
-    # lse_out: the logarithms of their normalisers, [splits][heads]. window: positions that are attended to, the token's
-    # own included, 0 for all; rope: entries to the layer's table (program/rope_layout.py), -1 for none. appended: the
-    # words that KV_APPEND wrote, where that did the append.
+    # lse_out: the logarithms of their normalisers, [splits][heads][LSE_WORDS], where all words of a head are alike.
+    # window: positions that are attended to, the token's own included, 0 for all; rope: entries to the layer's table
+    # (program/rope_layout.py), -1 for none. appended: the words that KV_APPEND wrote, where that did the append.
     Opcode.ATTENTION: (
         "layer",
         "input",

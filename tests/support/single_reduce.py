@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from jitmk.model.spec import ModelSpec
-from jitmk.program.configs import AttentionReduceConfig
+from jitmk.program.configs import LSE_WORDS, AttentionReduceConfig
 from jitmk.program.lowering import lower
 from jitmk.program.weights import plan_weights
 from jitmk.reference.ops.attention_reduce import attention_reduce
@@ -29,11 +29,11 @@ def check_attention_reduce(runner: OpRunner, spec: ModelSpec, splits: int, empty
 
 
 def _random_splits(spec: ModelSpec, splits: int, empty: list[int], device: torch.device) -> tuple[torch.Tensor, ...]:
-    """What ATTENTION writes: bf16 values [splits * heads * head_dim], fp32 [splits * heads] in units of log2."""
+    """What ATTENTION writes: bf16 values [splits * heads * head_dim], fp32 [splits * heads * LSE_WORDS] in log2."""
     random = torch.Generator(device).manual_seed(spec.head_dim + splits)
     shape = (splits, spec.num_heads, spec.head_dim)
     partial = torch.randn(shape, generator=random, device=device).bfloat16().float()
     # Normalisers far apart: some splits vanish beside others.
     lse = 8 * torch.randn(shape[:2], generator=random, device=device)
     partial[empty], lse[empty] = 0, -torch.inf
-    return partial.flatten(), lse.flatten()
+    return partial.flatten(), lse.flatten().repeat_interleave(LSE_WORDS)

@@ -272,7 +272,8 @@ __device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const A
       if (copy > 0 && splits > 1) break;  // partial results have one copy
       ptx::store_relaxed_gpu(output + copy * A::OUTPUT_STRIDE + (first_row + head) * PAIRS + pair, word);
     }
-    if (splits > 1 && pair == 0) ptx::store_relaxed_gpu(lse + first_row + head, make_word(__float_as_uint(maximum + ptx::log2_approx(sum)), epoch));
+    if (splits > 1 && pair < isa::LSE_WORDS)
+      ptx::store_relaxed_gpu(lse + (first_row + head) * isa::LSE_WORDS + pair, make_word(__float_as_uint(maximum + ptx::log2_approx(sum)), epoch));
   }
 }
 

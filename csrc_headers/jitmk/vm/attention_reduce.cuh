@@ -43,7 +43,7 @@ __device__ __forceinline__ void consume_attention_reduce(Consumer<G>& consumer, 
           w[b] = make_word(0, epoch), l[b] = make_word(__float_as_uint(ptx::minus_infinity()), epoch);
           if (split < splits && share < R::SHARES) {
             w[b] = ptx::load_relaxed_gpu(input + row * R::PAIRS + pair);
-            l[b] = ptx::load_relaxed_gpu(lse + row);
+            l[b] = ptx::load_relaxed_gpu(lse + row * isa::LSE_WORDS);
           }
         }
 #pragma unroll

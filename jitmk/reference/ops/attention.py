@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from jitmk.program.configs import AttentionConfig
+from jitmk.program.configs import LSE_WORDS, AttentionConfig
 from jitmk.program.kv_layout import TILE_POSITIONS
 from jitmk.program.packing import ceil_div
 from jitmk.reference.ops.norm import normalise
@@ -115,14 +115,14 @@ def attention(
 
     Returns:
         Unit after unit and in it head after head: "output", [tokens, heads * head_dim], what comes out of the unit's
-        split, bf16 values, and "lse_out", fp32 [tokens, heads], the logarithm of its normaliser in units of log2: zeros
-        and -inf where the split has no positions.
+        split, bf16 values, and "lse_out", fp32 [tokens, heads * LSE_WORDS], the logarithm of its normaliser in units of
+        log2, LSE_WORDS times: zeros and -inf where the split has no positions.
     """
     units_of = [[_unit(config, unit, splits, window, token, sums) for unit in units] for token in tokens]
     outputs, logarithms = (
         torch.stack([torch.cat([unit[part] for unit in of_token]) for of_token in units_of]) for part in range(2)
     )
-    return {"output": outputs, "lse_out": logarithms}
+    return {"output": outputs, "lse_out": logarithms.repeat_interleave(LSE_WORDS, dim=1)}
 
 
 def _unit(

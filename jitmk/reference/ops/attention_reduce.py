@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from jitmk.program.configs import AttentionReduceConfig
+from jitmk.program.configs import LSE_WORDS, AttentionReduceConfig
 from jitmk.reference.ops.rounding import to_bf16, unit_values
 
 
@@ -18,13 +18,14 @@ def attention_reduce(
         units: query heads.
         splits: parts of the context.
         partial: [tokens, splits * heads * head_dim], bf16 values: each split's own attention o_s.
-        lse: fp32 [tokens, splits * heads]: the logarithms of their normalisers, l_s, in units of log2; -inf where a
-            split has no positions, which not all may be.
+        lse: fp32 [tokens, splits * heads * LSE_WORDS]: the logarithms of their normalisers, l_s, in units of log2,
+            LSE_WORDS times; -inf where a split has no positions, which not all may be.
 
     Returns:
         "output": [tokens, values of the units], bf16 values.
     """
     heads, shape = unit_values(units, config.heads, 1), (len(partial), splits, config.heads)
-    values, logarithms = partial.view(*shape, config.head_dim)[:, :, heads], lse.view(*shape, 1)[:, :, heads]
+    values = partial.view(*shape, config.head_dim)[:, :, heads]
+    logarithms = lse.view(*shape, LSE_WORDS)[:, :, heads, :1]
     weights = torch.exp2(logarithms - logarithms.amax(1, keepdim=True))
     return {"output": to_bf16((weights * values).sum(1) / weights.sum(1)).flatten(1)}

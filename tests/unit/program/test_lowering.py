@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jitmk.errors import ConfigError
 from jitmk.model.spec import ModelSpec, NormKind
-from jitmk.program.configs import MAX_GROUP, AttentionConfig, Epilogue, MatvecConfig, NormConfig, Prologue
+from jitmk.program.configs import LSE_WORDS, MAX_GROUP, AttentionConfig, Epilogue, MatvecConfig, NormConfig, Prologue
 from jitmk.program.fusion import Fusion
 from jitmk.program.isa import NO_OPERAND, OPERANDS
 from jitmk.program.lowering import lower
@@ -37,7 +37,7 @@ def test_splits_add_a_phase_that_merges() -> None:
     assert attention.variant == phase_of(lower(spec), "layers.0.attention").variant, "the same code as for one split"
     partial, lse = attention.buffers["output"], attention.buffers["lse_out"]
     assert (partial.kind, partial.values, partial.copies) == (BufferKind.BF16, 3 * spec.attention_size, 1)
-    assert (lse.kind, lse.values) == (BufferKind.FP32, 3 * spec.num_heads)
+    assert (lse.kind, lse.values) == (BufferKind.FP32, 3 * spec.num_heads * LSE_WORDS)
     assert (reduce.buffers["input"], reduce.buffers["lse"]) == (partial, lse)
     assert reduce.buffers["output"] == phase_of(program, "layers.0.o_proj").buffers["input"]
 

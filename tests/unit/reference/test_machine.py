@@ -11,6 +11,7 @@ from jitmk.engine.philox import gumbel
 from jitmk.errors import ConfigError
 from jitmk.model.checkpoint import RandomCheckpoint
 from jitmk.model.spec import ModelSpec, RopeKind
+from jitmk.program.configs import LSE_WORDS
 from jitmk.program.program import BufferKind
 from jitmk.reference.machine import ReferenceMachine
 from jitmk.reference.ops.sample_filter import Filters
@@ -175,7 +176,8 @@ def test_partial_results_lie_where_the_program_says() -> None:
     runner = machine(tiny_spec(), splits=3)
     runner.step(9, 0)
     outputs = runner.outputs()
-    partial, lse = outputs["layers.0.attention.partial"].view(3, 4, 64), outputs["layers.0.attention.lse"].view(3, 4)
+    partial = outputs["layers.0.attention.partial"].view(3, 4, 64)
+    lse = outputs["layers.0.attention.lse"].view(3, 4 * LSE_WORDS)
     assert (lse[:2] == -torch.inf).all() and lse[2].isfinite().all()
     values = outputs["layers.0.qkv.output"].view(8, 64)[6:]
     assert (partial[:2] == 0).all() and torch.equal(partial[2], values.repeat_interleave(2, dim=0))

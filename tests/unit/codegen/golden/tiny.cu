@@ -118,6 +118,7 @@ constexpr int UNIT_ROWS = 8;
 constexpr int BLOCK_COLUMNS = 32;
 constexpr int BLOCK_BYTES = 512;
 constexpr int GRAIN_BYTES = 256;
+constexpr int LSE_WORDS = 4;
 constexpr int ELEMENTWISE_VALUES = 256;
 constexpr int HOST_TOKENS = 4096;
 constexpr int NO_TOKEN = 2147483647;

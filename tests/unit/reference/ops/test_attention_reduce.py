@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from jitmk.program.configs import AttentionReduceConfig
+from jitmk.program.configs import LSE_WORDS, AttentionReduceConfig
 from jitmk.reference.ops.attention_reduce import attention_reduce
 from jitmk.reference.ops.rounding import to_bf16
 
@@ -17,7 +17,8 @@ def partial_results(splits: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def reduced(partial: torch.Tensor, lse: torch.Tensor, units: range = range(3)) -> torch.Tensor:
-    return attention_reduce(CONFIG, units, lse.shape[1], partial.flatten(1), lse.flatten(1))["output"]
+    words = lse.flatten(1).repeat_interleave(LSE_WORDS, dim=1)
+    return attention_reduce(CONFIG, units, lse.shape[1], partial.flatten(1), words)["output"]
 
 
 def test_merge_is_the_weighted_mean() -> None:

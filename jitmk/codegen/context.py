@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jitmk.arch import GpuArch
 from jitmk.codegen.constants import Constant, constants_of
-from jitmk.codegen.sharing import Code, Role, role_config, shared_code
+from jitmk.codegen.sharing import Role, role_config, shared_code
 from jitmk.errors import CodegenError
 from jitmk.model.spec import ModelSpec
 from jitmk.program.configs import MAX_GROUP, AttentionConfig, MatvecConfig, RopeConfig
@@ -71,7 +71,7 @@ class RenderContext:
     max_group: int
     build: BuildOptions
     ops: tuple[OpContext, ...]
-    codes: Mapping[str, tuple[Code, ...]]
+    codes: Mapping[str, tuple[tuple[int, ...], ...]]
 
 
 def render_context(

@@ -8,7 +8,7 @@ would be wrong for every model, and no test could miss it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 
 from jitmk.program.configs import Config, Epilogue, MatvecConfig, Prologue
@@ -21,17 +21,6 @@ class Role(Enum):
     LOAD = "load"
     CONSUME = "consume"
     STORE = "store"
-
-
-@dataclass(frozen=True)
-class Code:
-    """What one role runs for some variants.
-
-    Attributes:
-        variants: indices of the variants; the first one's code is taken for all.
-    """
-
-    variants: tuple[int, ...]
 
 
 def role_config(config: Config, role: Role) -> Config:
@@ -70,9 +59,9 @@ def role_config(config: Config, role: Role) -> Config:
     )
 
 
-def shared_code(variants: Sequence[Variant], role: Role) -> tuple[Code, ...]:
-    """The variants of a kernel in groups that share a role's code."""
+def shared_code(variants: Sequence[Variant], role: Role) -> tuple[tuple[int, ...], ...]:
+    """Indices of a kernel's variants in groups that share a role's code: that of the first is taken for all."""
     groups: dict[tuple[object, Config], list[int]] = {}
     for index, variant in enumerate(variants):
         groups.setdefault((variant.opcode, role_config(variant.config, role)), []).append(index)
-    return tuple(Code(tuple(indices)) for indices in groups.values())
+    return tuple(map(tuple, groups.values()))

@@ -144,6 +144,3 @@ class Program:
     tokens: int
     splits: int
     arena_words: int
-
-    def variant_index(self, variant: Variant) -> int:
-        return self.variants.index(variant)

@@ -16,9 +16,9 @@ most 2^-8, relative to the number, so two roundings of nearly the same number ar
     cache        2^-7 (|k1| + |k2|): the two terms of a rotation
     attention    d = 2^-7 scale |q||k| is by how much rounding moves a score, where |q||k| is the largest product of one
                  component (only a rounding that fp32 noise tips over differs), for the torch backend twice the largest
-                 sum of all. A probability moves by the factor exp(2d); probabilities are rounded too, and so is what
-                 comes out of a part of the context, and the result:
-                 (exp(2d) - 1 + 2^-7 + 2^-8) sum(p |v|) + 2^-7 |y|
+                 sum of all. A probability moves by the factor exp(2d); probabilities and the result are rounded too:
+                 (exp(2d) - 1 + 2^-7) sum(p |v|) + 2^-7 |y|; where the context was split, so is what came out of each
+                 part: 2^-8 sum(p |v|) more
 """
 
 from __future__ import annotations
@@ -223,7 +223,8 @@ class StepChecker:
             reach = (queries.abs() * keys.abs().amax(1, keepdim=True)).amax(-1, keepdim=True)
         else:
             reach = 2 * (queries.abs() @ keys.abs().transpose(1, 2)).amax(-1, keepdim=True)
-        moved = torch.expm1(2 * BF16 * config.scale * reach) + 1.5 * BF16
+        parts = 0.5 * BF16 if f"{phase.name}.partial" in seen.outputs else 0.0
+        moved = torch.expm1(2 * BF16 * config.scale * reach) + BF16 + parts
         spread = scores.softmax(-1) @ values.abs()
         return (moved * spread).flatten() + BF16 * output.abs() + 1e-30
 

@@ -93,8 +93,8 @@ def unit_cost(phase: Phase, context: int) -> UnitCost:
 
 
 REDUCE_US = 1.1
-"""What a reduce phase adds to a layer: a dependency more. This and the next two are fitted to steps of five Llamas at
-128 to 8192 positions with 1 to 26 splits on an H200 (docs/performance.md)."""
+"""What a reduce phase adds to a layer: a dependency more. This and the next two are fitted to steps of five models at
+128 to 8192 positions with 1 to 16 splits on an H200 (docs/performance.md)."""
 REDUCE_VALUE_US = 0.04 / 1024
 """What each value of each partial result adds to the reduce phase: it is published, fetched and merged."""
 TILE_BYTES_PER_US = 72_000.0

@@ -11,7 +11,7 @@ from jitmk.codegen import abi
 from jitmk.codegen.stream import STREAM_FIELDS, StreamParams, render_stream
 from jitmk.errors import CompileError
 from jitmk.program import isa, packing
-from jitmk.program.configs import ELEMENTWISE_VALUES
+from jitmk.program.configs import ELEMENTWISE_VALUES, LSE_WORDS
 from jitmk.program.program import Buffer, BufferKind
 from tests.support.compilers import COMPILERS, require_compiler
 from tests.support.rendering import inline, isa_part
@@ -61,6 +61,7 @@ def test_constants_are_those_of_python(compiler_name: str) -> None:
         "BLOCK_COLUMNS": packing.BLOCK_COLUMNS,
         "BLOCK_BYTES": packing.BLOCK_BYTES,
         "GRAIN_BYTES": packing.GRAIN_BYTES,
+        "LSE_WORDS": LSE_WORDS,
         "ELEMENTWISE_VALUES": ELEMENTWISE_VALUES,
         "HOST_TOKENS": abi.HOST_TOKENS,
         "NO_TOKEN": abi.NO_TOKEN,

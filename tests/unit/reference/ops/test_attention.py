@@ -57,9 +57,9 @@ def truth(token: NewToken, keys: torch.Tensor, values: torch.Tensor) -> torch.Te
     return torch.cat(outputs)
 
 
-# Probabilities that are rounded to bf16 add up to within 2^-9 of their sum, a split's output and the result are rounded
-# once more each: values of up to 4 may be off by three times 4 * 2^-9.
-TOLERANCE = 3 * 2.0**-7
+# Probabilities that are rounded to bf16 add up to within 2^-9 of their sum, the result is rounded once more: values of
+# up to 4 may be off by 4 * 2^-9 + 4 * 2^-9. A split's output is rounded too, but several do not err alike.
+TOLERANCE = 2.0**-6
 
 
 @pytest.mark.parametrize("position", [0, 1, 15, 16, 17, 100])

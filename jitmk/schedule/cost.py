@@ -92,12 +92,12 @@ def unit_cost(phase: Phase, context: int) -> UnitCost:
     return UnitCost(2 * ELEMENTWISE_VALUES * WORD_BYTES, ELEMENTWISE_VALUES)
 
 
-REDUCE_US = 1.1
+REDUCE_US = 0.92
 """What a reduce phase adds to a layer: a dependency more. This and the next two are fitted to steps of five models at
 128 to 8192 positions with 1 to 16 splits on an H200 (docs/performance.md)."""
-REDUCE_VALUE_US = 0.04 / 1024
+REDUCE_VALUE_US = 0.058 / 1024
 """What each value of each partial result adds to the reduce phase: it is published, fetched and merged."""
-TILE_BYTES_PER_US = 72_000.0
+TILE_BYTES_PER_US = 64_000.0
 """How fast one SM alone gets through old keys and values while the others stream weights."""
 
 

@@ -26,7 +26,7 @@ def test_splits_of_llama_1b_on_an_h200(context: int, splits: int) -> None:
 # as slower.
 @pytest.mark.parametrize(
     ("heads", "head_dim", "faster", "slower", "splits"),
-    [(32, 64, 384, 640, 6), (32, 128, 256, 384, 3), (16, 128, 256, 384, 6)],
+    [(32, 64, 384, 640, 4), (32, 128, 256, 640, 4), (16, 128, 192, 384, 4)],
 )
 def test_one_split_pays_for_as_long_as_was_measured(
     heads: int, head_dim: int, faster: int, slower: int, splits: int

@@ -40,7 +40,10 @@ FILTER_SUMS = (FILTER_ROUNDS + 1) * FILTER_ROUND_WORDS
 """Words of the sums of all rounds, and of the one that is looked at behind the last."""
 
 WORKING_WARPS = CONSUMER_WARPS + 2
-"""Consumer warps, the loader and the storer; the watchdog comes after them."""
+"""Consumer warps, the loader and the storer."""
+
+WARPS = CONSUMER_WARPS + 4
+"""Behind the working ones the watchdog, and one that is idle: registers are dealt to groups of four warps."""
 
 
 @dataclass(frozen=True)

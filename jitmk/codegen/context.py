@@ -14,7 +14,7 @@ from jitmk.program.configs import MAX_GROUP, AttentionConfig, MatvecConfig, Rope
 from jitmk.program.isa import Opcode
 from jitmk.program.kv_layout import KvLayout
 from jitmk.program.packing import CHUNK_BYTES, CONSUMER_WARPS, ceil_div
-from jitmk.program.program import Variant
+from jitmk.program.program import Variant, word_spread
 
 FIXED_SHARED_BYTES = 10240
 """Shared memory that is neither ring nor slices, at most; the device code works out the exact size."""
@@ -59,6 +59,10 @@ class BuildOptions:
 PLAIN = BuildOptions()
 
 
+MAX_VARIANTS = 64
+"""Of a kernel: a 64-bit number has a bit for each."""
+
+
 @dataclass(frozen=True)
 class RenderContext:
     """What is specific to one kernel."""
@@ -69,9 +73,15 @@ class RenderContext:
     chunk_bytes: int
     head_dim: int
     max_group: int
+    word_spread: int
     build: BuildOptions
     ops: tuple[OpContext, ...]
     codes: Mapping[str, tuple[tuple[int, ...], ...]]
+
+    @property
+    def mask_type(self) -> str:
+        """A number that has a bit for each variant."""
+        return "u32" if len(self.ops) <= 32 else "u64"
 
 
 def render_context(
@@ -82,6 +92,8 @@ def render_context(
     Raises:
         CodegenError: the model does not fit the shared memory of the GPU.
     """
+    if len(variants) > MAX_VARIANTS:
+        raise CodegenError(f"a kernel holds {MAX_VARIANTS} variants at most, not {len(variants)}")
     slice_bytes = _widest_slice_bytes(variants)
     if ring_chunks(variants, arch) < MIN_RING_CHUNKS:
         raise CodegenError(
@@ -104,6 +116,7 @@ def render_context(
         CHUNK_BYTES,
         spec.head_dim,
         MAX_GROUP,
+        word_spread(spec.hidden_size),
         build,
         tuple(map(_op, range(len(variants)), variants)),
         {role.value: shared_code(variants, role) for role in Role},

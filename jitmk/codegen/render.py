@@ -43,6 +43,7 @@ def render(variants: Sequence[program.Variant], spec: ModelSpec, arch: GpuArch, 
         kernel=render_context(variants, spec, arch, build),
         kernel_name=KERNEL_NAME,
         isa=isa,
+        mask_of=_mask_of,
         operand_index=isa.operand_index,
         program=program,
         configs=configs,
@@ -64,6 +65,11 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def _mask_of(groups: Sequence[tuple[int, ...]]) -> str:
+    """The variants of these groups, as the bits of a number."""
+    return hex(sum(1 << variant for group in groups for variant in group))
 
 
 def _members(kind: type[IntEnum]) -> list[tuple[str, int]]:

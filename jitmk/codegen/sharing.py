@@ -42,6 +42,7 @@ def role_config(config: Config, role: Role) -> Config:
             post_scale=1.0,
             post_sum=False,
             input_copies=1,
+            input_spread=1,
             residual_copies=config.residual_copies if config.epilogue is Epilogue.RESIDUAL else 1,
         )
     whole = config.prologue is Prologue.LAYER or config.post is not None

@@ -20,6 +20,7 @@ from jitmk.codegen.abi import (
     NO_TOKEN,
     REPORT_WORDS,
     STOP_BIT,
+    WARPS,
     WORKING_WARPS,
     KernelParams,
     ReportWord,
@@ -36,8 +37,7 @@ from jitmk.program.packing import CONSUMER_WARPS, UNIT_ROWS, ceil_div
 from jitmk.program.program import MAX_CANDIDATES
 from jitmk.reference.ops.sample_filter import drop_scale, largest_drop
 
-THREADS = (WORKING_WARPS + 1) * 32
-"""The working warps and the watchdog."""
+THREADS = WARPS * 32
 
 LAST_TOKEN = -1
 """As a launch's first token: the last one of the launch before. After a stop there is none, and nothing happens."""

@@ -269,8 +269,7 @@ def read_buffer(words: torch.Tensor, buffer: Buffer, epoch: int) -> torch.Tensor
     Raises:
         BackendError: a word was not written in that step, or the copies of a word differ.
     """
-    first = words[buffer.offset : buffer.offset + buffer.copies * buffer.copy_stride]
-    copies = first.view(buffer.copies, buffer.copy_stride)[:, : buffer.words].cpu()
+    copies = torch.stack([words[buffer.places(copy).to(words.device)].cpu() for copy in range(buffer.copies)])
     stale = (copies >> 32) != epoch
     if bool(stale.any()):
         copy, word = (int(i) for i in stale.nonzero()[0])

@@ -8,7 +8,6 @@ from jitmk.model.spec import ModelSpec, QkNorm, QkNormScope
 from jitmk.program.builder import ProgramBuilder
 from jitmk.program.configs import (
     ELEMENTWISE_VALUES,
-    LSE_WORDS,
     MAX_GROUP,
     AttentionConfig,
     AttentionReduceConfig,
@@ -102,8 +101,8 @@ def _attend(
     norms = {} if config.qk_norm is None else {"q_norm": prefix + "q_norm", "k_norm": prefix + "k_norm"}
     written = {"output": output}
     if splits > 1:
-        partial = b.bf16(prefix + "attention.partial", splits * spec.attention_size)
-        written = {"output": partial, "lse_out": b.fp32(prefix + "attention.lse", splits * spec.num_heads * LSE_WORDS)}
+        partial = b.heads(prefix + "attention.partial", splits * spec.attention_size)
+        written = {"output": partial, "lse_out": b.logarithms(prefix + "attention.lse", splits * spec.num_heads)}
     b.phase(
         prefix + "attention",
         "attention",

@@ -5,31 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jitmk.program.configs import Config
+from jitmk.program.configs import LSE_WORDS, Config
 from jitmk.program.isa import Opcode
 from jitmk.program.program import Buffer, BufferKind, Phase, Program, Variant
 
 
 @dataclass
 class ProgramBuilder:
-    """A program under construction; `tokens` is the batch."""
+    """A program under construction; `tokens` is the batch, `spread` that of buffers that many SMs write to."""
 
     tokens: int
+    spread: int = 1
     phases: list[Phase] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
     variants: list[Variant] = field(default_factory=list)
     words: int = 0
     _named: dict[str, list[Variant]] = field(default_factory=dict)
 
-    def buffer(self, name: str, kind: BufferKind, values: int, copies: int = 1) -> Buffer:
+    def buffer(self, name: str, kind: BufferKind, values: int, copies: int = 1, spread: int = 1) -> Buffer:
         """A new buffer behind the others."""
-        buffer = Buffer(name, kind, values, self.tokens, copies, self.words)
+        buffer = Buffer(name, kind, values, self.tokens, copies, self.words, spread)
         self.words += buffer.total_words
         self.buffers.append(buffer)
         return buffer
 
     def bf16(self, name: str, values: int, copies: int = 1) -> Buffer:
+        return self.buffer(name, BufferKind.BF16, values, copies, self.spread)
+
+    def heads(self, name: str, values: int, copies: int = 1) -> Buffer:
+        """One for bf16 that attention writes, head by head."""
         return self.buffer(name, BufferKind.BF16, values, copies)
+
+    def logarithms(self, name: str, rows: int) -> Buffer:
+        """One for a number for each head of each split, which fills a sector."""
+        return self.buffer(name, BufferKind.FP32, rows * LSE_WORDS, spread=self.spread)
 
     def fp32(self, name: str, values: int, copies: int = 1) -> Buffer:
         return self.buffer(name, BufferKind.FP32, values, copies)

@@ -82,6 +82,7 @@ class MatvecConfig:
         scale: what RESIDUAL and LOGITS multiply y with (b included), else 1.
         soft_cap: LOGITS become cap * tanh(y / cap), after the scale; None for no cap.
         input_copies: copies of the input.
+        input_spread: the input buffer's.
         residual_copies: of residual_out, and of residual_in where a post-norm reads it whole.
         output_copies: see above.
     """
@@ -101,6 +102,7 @@ class MatvecConfig:
     scale: float = 1.0
     soft_cap: float | None = None
     input_copies: int = 1
+    input_spread: int = 1
     residual_copies: int = 1
     output_copies: int = 1
 

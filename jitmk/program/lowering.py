@@ -25,7 +25,7 @@ from jitmk.program.configs import (
 from jitmk.program.fusion import FUSED, UNFUSED, Fusion
 from jitmk.program.isa import Opcode
 from jitmk.program.packing import UNIT_ROWS, ceil_div
-from jitmk.program.program import Buffer, BufferKind, Program
+from jitmk.program.program import Buffer, BufferKind, Program, word_spread
 
 POLLED_COPIES = 2
 """Copies of a vector that every SM polls (measured: one copy costs 3 percent of a step, four gain nothing)."""
@@ -50,7 +50,9 @@ def lower(spec: ModelSpec, splits: int = 1, tokens: int = 1, fused: bool | Fusio
     if splits < 1:
         raise ConfigError(f"splits = {splits}; attention needs at least one")
     wanted = fused if isinstance(fused, Fusion) else FUSED if fused else UNFUSED
-    return _Lowering(spec, wanted.possible(spec), ProgramBuilder(tokens), splits).program()
+    return _Lowering(
+        spec, wanted.possible(spec), ProgramBuilder(tokens, word_spread(spec.hidden_size)), splits
+    ).program()
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class _Lowering:
         return qkv, self._read_residual(layer, "qkv", residual, norm, config, qkv)
 
     def _attention(self, layer: int, qkv: Buffer) -> Buffer:
-        output = self.b.bf16(f"layers.{layer}.attention.output", self.spec.attention_size, POLLED_COPIES)
+        output = self.b.heads(f"layers.{layer}.attention.output", self.spec.attention_size, POLLED_COPIES)
         lower_attention(self.b, self.spec, self.fusion, layer, self.splits, qkv, output)
         return output
 
@@ -225,7 +227,9 @@ class _Lowering:
             vectors |= self._norm_vectors(norm if layer is None else f"layers.{layer}.{norm}", "norm")
             prologue = _PROLOGUES[spec.norm.kind]
             config = replace(config, prologue=prologue, norm_eps=spec.norm.eps, norm_bias=spec.norm.bias)
-        self._matvec(layer, name, replace(config, input_copies=buffers["input"].copies), buffers, vectors)
+        x = buffers["input"]
+        config = replace(config, input_copies=x.copies, input_spread=x.spread)
+        self._matvec(layer, name, config, buffers, vectors)
         return after
 
     def _block_end(
@@ -260,7 +264,14 @@ class _Lowering:
 
     def _block_end_config(self, name: str, x: Buffer) -> MatvecConfig:
         bias = self.spec.o_bias if name == "o_proj" else self.spec.mlp_bias
-        return MatvecConfig(self.spec.hidden_size, x.values, Epilogue.STORE, bias=bias, input_copies=x.copies)
+        return MatvecConfig(
+            self.spec.hidden_size,
+            x.values,
+            Epilogue.STORE,
+            bias=bias,
+            input_copies=x.copies,
+            input_spread=x.spread,
+        )
 
     def _matvec(
         self, layer: int | None, name: str, config: MatvecConfig, buffers: dict[str, Buffer], vectors: dict[str, str]

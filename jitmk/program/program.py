@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+import torch
+
 from jitmk.program import access
 from jitmk.program.access import Span
 from jitmk.program.configs import Config
@@ -18,6 +20,23 @@ from jitmk.program.packing import ceil_div
 
 WORD_ALIGNMENT = 32
 """Buffers begin at multiples of this many words (256 bytes)."""
+
+SECTOR_WORDS = 4
+"""Words of a sector of L2, 32 bytes: the bf16 results of a unit."""
+
+SECTORS_OF_LINE = 4
+"""Sectors of a line of L2, 128 bytes."""
+
+
+def word_spread(hidden_size: int) -> int:
+    """How many sectors apart the sectors lie of buffers to which many SMs write, in the programs of a model.
+
+    Such a buffer is polled by SMs while others are still writing to it, and each sector that is written makes the whole
+    L2 line new to everyone who polls it. With a line for each sector a step of a narrow model takes 4 to 6 percent less.
+    Wide models find most words at their first look, for which they then need four times as many lines: they lose one
+    to three percent (docs/performance.md). What an SM writes line by line, attention's output, has no need of it.
+    """
+    return SECTORS_OF_LINE if hidden_size <= 1024 else 1
 
 
 class BufferKind(Enum):
@@ -43,6 +62,7 @@ class Buffer:
         tokens: sequences in the batch.
         copies: how often each word is published; SM i polls copy i mod copies, so that fewer SMs poll an L2 line.
         offset: first word, counted from the start of the word arena.
+        spread: how many sectors apart the sectors of the vector lie (see `word_spread`).
     """
 
     name: str
@@ -51,6 +71,7 @@ class Buffer:
     tokens: int
     copies: int
     offset: int
+    spread: int = 1
 
     @property
     def words(self) -> int:
@@ -62,7 +83,7 @@ class Buffer:
     @property
     def token_stride(self) -> int:
         """Words from one token to the next."""
-        return ceil_div(self.words, WORD_ALIGNMENT) * WORD_ALIGNMENT
+        return ceil_div(self.words, WORD_ALIGNMENT) * WORD_ALIGNMENT * self.spread
 
     @property
     def copy_stride(self) -> int:
@@ -72,6 +93,12 @@ class Buffer:
     @property
     def total_words(self) -> int:
         return self.copies * self.copy_stride
+
+    def places(self, copy: int = 0) -> torch.Tensor:
+        """Where the words of a copy lie in the arena, int64 [words]; of one token."""
+        word = torch.arange(self.words)
+        first = self.offset + copy * self.copy_stride
+        return first + word // SECTOR_WORDS * (SECTOR_WORDS * self.spread) + word % SECTOR_WORDS
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class OpRunners:
                 operands=Data().parameters(),
             )
             device = torch.device("cuda", self._gpu.index)
-            self._runners[name] = OpRunner(launcher, device, self._gpu.arch.sm_count, KERNELS[name].variants)
+            self._runners[name] = OpRunner(launcher, device, self._gpu.arch.sm_count, KERNELS[name])
         return self._runners[name]
 
     def close(self) -> None:

@@ -62,6 +62,7 @@ inline float __fdividef(float x, float y) { return x / y; }
 
 extern dim3 blockIdx, threadIdx, gridDim;
 unsigned long __cvta_generic_to_shared(const void*);
+void* __cvta_shared_to_generic(unsigned long);
 void __syncwarp();
 void __syncthreads();
 template <class T>

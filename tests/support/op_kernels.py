@@ -203,13 +203,14 @@ def with_no_ops(program: Program, kernel: OpKernel) -> Program:
 
 
 _SMALL = tiny_spec(norm=NormSpec(RMS, NORM_EPS))
+_WIDE = replace(_SMALL, hidden_size=2048)  # whose words lie closer together
 
 KERNELS = {
     kernel.name: kernel
     for kernel in (
         OpKernel("matvec-kinds", _SMALL, MATVEC_KINDS),
-        OpKernel("matvec-parts", _SMALL, MATVEC_PARTS),
-        OpKernel("matvec-wide-norms", _SMALL, MATVEC_WIDE_NORMS),
+        OpKernel("matvec-parts", _WIDE, MATVEC_PARTS),
+        OpKernel("matvec-wide-norms", _WIDE, MATVEC_WIDE_NORMS),
         OpKernel("matvec-shapes", _SMALL, MATVEC_SHAPES),
         OpKernel(
             "embed-sample",

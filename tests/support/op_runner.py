@@ -14,12 +14,13 @@ from jitmk.engine.megakernel import read_buffer
 from jitmk.engine.step_programs import DeviceProgram
 from jitmk.program.configs import Epilogue, MatvecConfig
 from jitmk.program.isa import Opcode
-from jitmk.program.program import Buffer, BufferKind, Program, Variant
+from jitmk.program.program import Buffer, BufferKind, Program, Variant, word_spread
 from jitmk.program.weights import WeightPlan
 from jitmk.schedule.build import make_schedule
 from jitmk.schedule.encode import encode
 from jitmk.schedule.schedule import Schedule
-from tests.support.phases import inputs_of, outputs_of
+from tests.support.op_kernels import OpKernel
+from tests.support.phases import inputs_of, outputs_of, spread_out
 from tests.support.words import poison_words, read_candidates, write_words, written_words
 
 ARENA_WORDS = 1 << 20
@@ -115,13 +116,14 @@ class OpRunner:
         launcher: of the kernel.
         device: where its tensors are.
         sms: how many there are.
-        variants: what the kernel was rendered from.
+        kernel: what it was rendered from.
     """
 
-    def __init__(self, launcher: Launcher, device: torch.device, sms: int, variants: tuple[Variant, ...]) -> None:
+    def __init__(self, launcher: Launcher, device: torch.device, sms: int, kernel: OpKernel) -> None:
         self.device = device
-        self.variants = variants
+        self.variants = kernel.variants
         self.sms = sms
+        self._spread = word_spread(kernel.spec.hidden_size)
         self._launcher = launcher
 
     @property
@@ -144,7 +146,7 @@ class OpRunner:
         *,
         policy: str = "round_robin",
     ) -> Outcome:
-        """Runs a program once and reads what it computed.
+        """Runs a program once and reads what it computed. Its buffers are laid out as the kernel expects them.
 
         Args:
             inputs: values of the buffers that it reads and does not write, by buffer name.
@@ -155,6 +157,7 @@ class OpRunner:
             KernelTimeoutError: it waited for something else than its inputs.
         """
         step = step or Step()
+        program = spread_out(program, self._spread)
         schedule = make_schedule(program, self.sms, policy)
         ready = inputs_of(program)
         assert {buffer.name for buffer in ready} == inputs.keys(), (ready, inputs.keys())

@@ -25,6 +25,32 @@ def isolate(program: Program, *names: str) -> Program:
     return replace(program, phases=tuple(replace(phase, index=i) for i, phase in enumerate(chosen)))
 
 
+def spread_out(program: Program, spread: int) -> Program:
+    """The program as a kernel expects it in which the sectors of what many SMs write are `spread` sectors apart."""
+    laid_out: dict[str, Buffer] = {}
+    words = 0
+    spreads = {buffer.name: spread if buffer.kind is BufferKind.BF16 else 1 for buffer in program.buffers}
+    for phase in program.phases:
+        config, opcode = phase.variant.config, phase.variant.opcode
+        if isinstance(config, MatvecConfig):
+            spreads[phase.buffers["input"].name] = config.input_spread
+        for operand, buffer in phase.buffers.items():
+            if opcode in (Opcode.ATTENTION, Opcode.ATTENTION_REDUCE) and operand == "output":
+                spreads[buffer.name] = 1
+            if opcode is Opcode.ATTENTION_REDUCE and operand == "input":
+                spreads[buffer.name] = 1
+            if operand in ("lse", "lse_out"):
+                spreads[buffer.name] = spread
+    for buffer in program.buffers:
+        laid_out[buffer.name] = replace(buffer, offset=words, spread=spreads[buffer.name])
+        words += laid_out[buffer.name].total_words
+    phases = tuple(
+        replace(phase, buffers={operand: laid_out[buffer.name] for operand, buffer in phase.buffers.items()})
+        for phase in program.phases
+    )
+    return replace(program, phases=phases, buffers=tuple(laid_out.values()), arena_words=words)
+
+
 OUTPUTS = ("output", "residual_out", "lse_out")
 """Operands that a phase writes; every other buffer is one that it reads."""
 
@@ -66,6 +92,7 @@ def matvec_variant(rows: int, columns: int, epilogue: Epilogue, name: str = "", 
     fields: dict[str, Any] = {
         "activation": Activation.SILU if epilogue in (Epilogue.GATED, Epilogue.ACTIVATED) else None,
         "input_copies": 2,
+        "input_spread": 4,
         "output_copies": 1 if projection else 2,
         "residual_copies": 2 if changes.get("post") else 1,
     } | changes

@@ -32,8 +32,7 @@ def write_words(words: torch.Tensor, buffer: Buffer, values: torch.Tensor, epoch
         payload = values.to(torch.float32).contiguous().view(torch.int32)
     word = (payload.to(torch.int64) & 0xFFFFFFFF) | (epoch << 32)
     for copy in range(buffer.copies):
-        first = buffer.offset + copy * buffer.copy_stride
-        words[first : first + buffer.words] = word.to(words.device)
+        words[buffer.places(copy).to(words.device)] = word.to(words.device)
 
 
 def write_candidates(words: torch.Tensor, buffer: Buffer, keys: torch.Tensor, ids: torch.Tensor, epoch: int) -> None:
@@ -57,8 +56,7 @@ def written_words(buffers: list[Buffer], arena_words: int, candidates: int = 0) 
     """Where phases that write these buffers may write, bool [arena_words]."""
     allowed = torch.zeros(arena_words, dtype=torch.bool)
     for buffer in buffers:
+        count = 2 * candidates if buffer.kind is BufferKind.CANDIDATE else buffer.words
         for copy in range(buffer.copies):
-            first = buffer.offset + copy * buffer.copy_stride
-            count = 2 * candidates if buffer.kind is BufferKind.CANDIDATE else buffer.words
-            allowed[first : first + count] = True
+            allowed[buffer.places(copy)[:count]] = True
     return allowed

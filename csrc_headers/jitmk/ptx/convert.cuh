@@ -30,4 +30,11 @@ __device__ __forceinline__ float log2_approx(float x) {
   return y;
 }
 
+// 1/x to one unit in the last place (PTX ISA, "rcp").
+__device__ __forceinline__ float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 }  // namespace jitmk::ptx

@@ -21,8 +21,12 @@ __device__ __forceinline__ Pair64 load_relaxed_gpu_pair(const u64* p) {
   return v;
 }
 
+// What is stored stays in L2 while there is anything else to evict: of a large model more weights pass through L2 in a step
+// than it holds, and words that had been evicted would be fetched from memory by whoever polls them next.
 __device__ __forceinline__ void store_relaxed_gpu(u64* p, u64 v) {
-  asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+  u64 policy;
+  asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile("st.relaxed.gpu.global.L2::cache_hint.b64 [%0], %1, %2;" ::"l"(p), "l"(v), "l"(policy) : "memory");
 }
 
 __device__ __forceinline__ u32 load_acquire_gpu(const u32* p) {
@@ -47,6 +51,18 @@ __device__ __forceinline__ void store_relaxed_system(u64* p, u64 v) {
 
 __device__ __forceinline__ void add_relaxed_gpu(u64* p, u64 v) {
   asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+}
+
+// Stores to shared memory in lanes where `wanted`, without a branch.
+__device__ __forceinline__ void store_shared_if(bool wanted, u32* p, u32 v) {
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.u32 wanted, %0, 0;\n"
+      "@wanted st.volatile.shared.u32 [%1], %2;\n"
+      "}" ::"r"(static_cast<u32>(wanted)),
+      "r"(static_cast<u32>(__cvta_generic_to_shared(p))), "r"(v)
+      : "memory");
 }
 
 // The value before; stores `v` where it was `expected`.

@@ -1,4 +1,4 @@
-// Special registers and control (PTX ISA, "Special Registers", "exit").
+// Special registers and control (PTX ISA, "Special Registers", "exit", "setmaxnreg").
 #pragma once
 #include "jitmk/ptx/types.cuh"
 
@@ -28,6 +28,25 @@ __device__ __forceinline__ int opaque(int x) {
 [[noreturn]] __device__ __forceinline__ void exit_thread() {
   asm volatile("exit;");
   __builtin_unreachable();
+}
+
+// Shared memory at an address that the compiler must keep. One that it knows it computes anew wherever it needs it, from the
+// rank of the CTA in its cluster, which takes 30 cycles.
+__device__ __forceinline__ unsigned char* settled(unsigned char* shared) {
+  u32 address = static_cast<u32>(__cvta_generic_to_shared(shared));
+  asm volatile("" : "+r"(address));
+  return static_cast<unsigned char*>(__cvta_shared_to_generic(address));
+}
+
+// All threads of four neighbouring warps call these: from here on a thread has so many registers. To take waits for others to
+// leave.
+template <int COUNT>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+template <int COUNT>
+__device__ __forceinline__ void leave_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
 
 }  // namespace jitmk::ptx

@@ -43,6 +43,18 @@ struct QueryFragment {
     for (int b = 0; b < BLOCKS; b++) block[b] = *reinterpret_cast<const uint4*>(row + b * 32 + lane % 4 * 8);
     if constexpr (TAIL) tail = *reinterpret_cast<const uint2*>(row + BLOCKS * 32 + lane % 4 * 4);
   }
+
+  // This lane's head times one key, which lies as a query does and is in every lane: the key is all columns of B.
+  __device__ __forceinline__ float times(const QueryFragment& key) const {
+    float low[2][4] = {}, high[2][4] = {};
+#pragma unroll
+    for (int b = 0; b < BLOCKS; b++) {
+      ptx::mma_m16n8k16(low[b % 2], block[b], key.block[b].x, key.block[b].z);
+      ptx::mma_m16n8k16(high[b % 2], block[b], key.block[b].y, key.block[b].w);
+    }
+    if constexpr (TAIL) ptx::mma_m8n8k16(low[0], tail.x, tail.y, key.tail.x, key.tail.y);
+    return (low[0][0] + low[1][0]) + (high[0][2] + high[1][2]);
+  }
 };
 
 // The running state of 8 heads on one warp, which sums DIMS of a head's D value dims, those from `first_dim` on.

@@ -142,7 +142,7 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
   for (int item = context.warp; item < items; item += CONSUMER_WARPS) {
     const bool is_query = item < unit.heads, is_key = item == unit.heads;
     const int head = is_query ? unit.head + item : A::HEADS + (is_key ? 0 : A::KV_HEADS) + unit.kv_head;
-    const u64* from = (is_query || is_key ? operands.qkv : operands.values) + head * (D / 2);
+    const u64* from = (is_query || is_key ? operands.qkv : operands.values) + head * isa::bf16_word(D / 2);
     u32* target = reinterpret_cast<u32*>(is_query ? shared.query + item * AttentionShared<G>::QUERY_STRIDE
                                          : is_key ? shared.new_key
                                                   : shared.new_value);
@@ -183,23 +183,6 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
   }
 }
 
-// The new token's scores against itself: one warp, four lanes a head.
-template <class A, class G>
-__device__ __forceinline__ void score_new_token(const Consumer<G>& consumer) {
-  constexpr int LANE_PAIRS = A::D / 8;  // of dims
-  auto& shared = consumer.context.shared.attention;
-  const int head = consumer.context.lane / 4, quarter = consumer.context.lane % 4;
-  // The four lanes of a head take pairs in turn: that leaves no bank conflicts.
-  const auto* q = reinterpret_cast<const u32*>(shared.query + head * AttentionShared<G>::QUERY_STRIDE) + quarter;
-  const auto* k = reinterpret_cast<const u32*>(shared.new_key) + quarter;
-  float score = 0;
-#pragma unroll
-  for (int i = 0; i < LANE_PAIRS; i++) score += ptx::low_bf16(q[4 * i]) * ptx::low_bf16(k[4 * i]) + ptx::high_bf16(q[4 * i]) * ptx::high_bf16(k[4 * i]);
-  score += __shfl_xor_sync(ALL_LANES, score, 1);
-  score += __shfl_xor_sync(ALL_LANES, score, 2);
-  if (quarter == 0) shared.new_score[head] = A::score(score);
-}
-
 // Attention over the old tiles. Leaves this warp's sums in its slice as fp32 [heads][PART_DIMS], its softmax state in shared.
 // A warp reads the chunks that hold its tiles, and skips the others.
 template <class A, class G>
@@ -210,6 +193,11 @@ __device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const At
   auto& shared = context.shared.attention;
   const int lane = context.lane, position = context.position();
   const tile::QueryFragment<D> query(shared.query, AttentionShared<G>::QUERY_STRIDE, lane);
+  // The new token's scores: of the warp that is the last to get a tile.
+  if (unit.newest && context.warp == CONSUMER_WARPS - 1) {
+    const float product = query.times(tile::QueryFragment<D>(shared.new_key, 0, lane));
+    if (lane % 4 == 0) shared.new_score[lane / 4] = A::score(product);
+  }
   tile::AttentionAccumulator<D, DIMS> accumulator;
   const int first_dim = context.warp / A::TILE_WARPS * DIMS;
   int chunk = 0;  // the next of the unit
@@ -232,6 +220,8 @@ __device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const At
   }
 }
 
+constexpr float LOWEST_SCORE = -1e30f;  // of any that a maximum is taken with
+
 // Merges the warps' sums and the new token; every thread takes some pairs of dims and publishes them. Of several splits
 // each publishes its own output, and for each head the logarithm of its normaliser: -inf and zeros where it has no position.
 template <class A, class G>
@@ -247,33 +237,37 @@ __device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const A
   for (int i = consumer.thread(); i < unit.heads * PAIRS; i += CONSUMER_WARPS * WARP_LANES) {
     const int head = i / PAIRS, pair = i % PAIRS;
     const int part = 2 * pair / A::PART_DIMS, first_warp = part * A::TILE_WARPS;
-    float maximum = unit.newest ? shared.new_score[head] : ptx::minus_infinity();
+    // A warp without tiles has a sum of 0, zeros, and a maximum of -inf, which must not meet another.
+    const float new_score = unit.newest ? shared.new_score[head] : ptx::minus_infinity();
+    const u32 v = reinterpret_cast<const u32*>(shared.new_value)[pair];
+    SoftmaxState state[A::TILE_WARPS];
+    float2 sums[A::TILE_WARPS];
 #pragma unroll
-    for (int w = 0; w < A::TILE_WARPS; w++) maximum = fmaxf(maximum, shared.state[first_warp + w][head].maximum);
-    float sum = 0, low = 0, high = 0;
-    if (unit.newest) {
-      const u32 v = reinterpret_cast<const u32*>(shared.new_value)[pair];
-      sum = ptx::exp2_approx(shared.new_score[head] - maximum);
-      low = sum * ptx::low_bf16(v), high = sum * ptx::high_bf16(v);
+    for (int w = 0; w < A::TILE_WARPS; w++) {
+      state[w] = shared.state[first_warp + w][head];
+      sums[w] = *reinterpret_cast<const float2*>(first_slice + (first_warp + w) * (G::slice_bytes / 4) + head * A::PART_DIMS + 2 * pair % A::PART_DIMS);
     }
+    float maximum = fmaxf(new_score, LOWEST_SCORE);
 #pragma unroll
-    for (int w = first_warp; w < first_warp + A::TILE_WARPS; w++) {
-      const SoftmaxState state = shared.state[w][head];
-      if (state.sum == 0) continue;  // this warp had no tile
-      const float weight = ptx::exp2_approx(state.maximum - maximum);
-      const float2 s = *reinterpret_cast<const float2*>(first_slice + w * (G::slice_bytes / 4) + head * A::PART_DIMS + 2 * pair % A::PART_DIMS);
-      sum += weight * state.sum;
-      low += weight * s.x;
-      high += weight * s.y;
+    for (int w = 0; w < A::TILE_WARPS; w++) maximum = fmaxf(maximum, state[w].maximum);
+    float sum = unit.newest ? ptx::exp2_approx(new_score - maximum) : 0;
+    float low = unit.newest ? sum * ptx::low_bf16(v) : 0, high = unit.newest ? sum * ptx::high_bf16(v) : 0;
+#pragma unroll
+    for (int w = 0; w < A::TILE_WARPS; w++) {
+      const float weight = ptx::exp2_approx(state[w].maximum - maximum);
+      sum += weight * state[w].sum;
+      low += weight * sums[w].x;
+      high += weight * sums[w].y;
     }
-    const u64 word = make_word(sum == 0 ? 0 : ptx::pack_bf16(low / sum, high / sum), epoch);
+    const float inverse = sum == 0 ? 0.0f : ptx::reciprocal_approx(sum);
+    const u64 word = make_word(ptx::pack_bf16(low * inverse, high * inverse), epoch);
 #pragma unroll
     for (int copy = 0; copy < A::OUTPUT_COPIES; copy++) {
       if (copy > 0 && splits > 1) break;  // partial results have one copy
       ptx::store_relaxed_gpu(output + copy * A::OUTPUT_STRIDE + (first_row + head) * PAIRS + pair, word);
     }
     if (splits > 1 && pair < isa::LSE_WORDS)
-      ptx::store_relaxed_gpu(lse + (first_row + head) * isa::LSE_WORDS + pair, make_word(__float_as_uint(maximum + ptx::log2_approx(sum)), epoch));
+      ptx::store_relaxed_gpu(lse + (first_row + head) * isa::LSE_STRIDE + pair, make_word(__float_as_uint(maximum + ptx::log2_approx(sum)), epoch));
   }
 }
 
@@ -290,8 +284,6 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
     consumer.mark(Mark::INPUT);
     consumer.meet();
     consumer.mark(Mark::MET);
-    // The last warp is the last to get a tile.
-    if (unit.newest && context.warp == CONSUMER_WARPS - 1) score_new_token<A>(consumer);
     attend_old_tiles(consumer, unit);
     consumer.mark(Mark::DOTS);
     consumer.meet();

@@ -43,7 +43,7 @@ __device__ __forceinline__ void consume_attention_reduce(Consumer<G>& consumer, 
           w[b] = make_word(0, epoch), l[b] = make_word(__float_as_uint(ptx::minus_infinity()), epoch);
           if (split < splits && share < R::SHARES) {
             w[b] = ptx::load_relaxed_gpu(input + row * R::PAIRS + pair);
-            l[b] = ptx::load_relaxed_gpu(lse + row * isa::LSE_WORDS);
+            l[b] = ptx::load_relaxed_gpu(lse + row * isa::LSE_STRIDE);
           }
         }
 #pragma unroll
@@ -77,7 +77,8 @@ __device__ __forceinline__ void consume_attention_reduce(Consumer<G>& consumer, 
       all_low += __shfl_sync(ALL_LANES, weight * low, from);
       all_high += __shfl_sync(ALL_LANES, weight * high, from);
     }
-    const u64 word = make_word(ptx::pack_bf16(all_low / all_sum, all_high / all_sum), epoch);
+    const float inverse = ptx::reciprocal_approx(all_sum);
+    const u64 word = make_word(ptx::pack_bf16(all_low * inverse, all_high * inverse), epoch);
     if (share < R::SHARES) {
       for (int copy = share; copy < R::OUTPUT_COPIES; copy += R::SHARES) ptx::store_relaxed_gpu(output + copy * R::OUTPUT_STRIDE + head * R::PAIRS + pair, word);
     }

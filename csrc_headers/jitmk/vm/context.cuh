@@ -16,7 +16,12 @@ constexpr int LOADER_WARP = CONSUMER_WARPS;
 constexpr int STORER_WARP = CONSUMER_WARPS + 1;
 constexpr int WORKING_WARPS = isa::WORKING_WARPS;
 constexpr int WATCHDOG_WARP = WORKING_WARPS;
-constexpr int THREADS = (WORKING_WARPS + 1) * WARP_LANES;
+constexpr int THREADS = isa::WARPS * WARP_LANES;
+
+// Of a thread, out of 64K of an SM that are dealt evenly at first. Consumers keep weights in theirs while they wait.
+constexpr int CONSUMER_REGISTERS = 216, OTHER_REGISTERS = 72;
+static_assert(WARP_LANES * (CONSUMER_WARPS * CONSUMER_REGISTERS + (isa::WARPS - CONSUMER_WARPS) * OTHER_REGISTERS) <= 65536, "an SM has 64K registers");
+static_assert(CONSUMER_WARPS % 4 == 0 && isa::WARPS % 4 == 0, "registers are dealt to groups of four warps");
 
 // Where a warp is and what it last had to wait for: written by the warp, read by the watchdog.
 struct WarpRecord {
@@ -27,9 +32,10 @@ struct WarpRecord {
 // One instruction of a queue, spread over the lanes of a warp: lane i holds word i.
 struct Instruction {
   int word;
+  int variant;  // in every lane: who runs what is decided at once
 
+  __device__ __forceinline__ static Instruction fetch(const int* words, int lane) { return {words[lane], words[isa::VARIANT]}; }
   __device__ __forceinline__ int operator[](int index) const { return __shfl_sync(ALL_LANES, word, index); }
-  __device__ __forceinline__ int variant() const { return (*this)[isa::VARIANT]; }
 };
 
 // A role's place in the step.
@@ -42,16 +48,23 @@ struct Context {
 
   __device__ __forceinline__ void enter(int index) {
     instruction = index;
-    if (lane == 0) {
-      atomicExch(&shared.record[warp].place, step << 16 | index);
-      atomicExch(&shared.record[warp].wait, static_cast<u32>(Wait::NOTHING) << 24);
+    note(&shared.record[warp].place, step << 16 | index);
+    note(&shared.record[warp].wait, static_cast<u32>(Wait::NOTHING) << 24);
+  }
+
+  // Writes to this warp's record, which the watchdog reads at any time.
+  __device__ __forceinline__ void note(u32* word, u32 value) const {
+    if constexpr (G::race_check) {
+      if (lane == 0) atomicExch(word, value);
+    } else {
+      ptx::store_shared_if(lane == 0, word, value);
     }
   }
 
   // Waits are short in code, for they are everywhere: they say what they wait for and look at one flag. It is the
   // watchdog that knows the time.
   __device__ __forceinline__ void begin_wait(Wait wait, u32 index) const {
-    if (lane == 0) atomicExch(&shared.record[warp].wait, static_cast<u32>(wait) << 24 | (index & 0xffffff));
+    note(&shared.record[warp].wait, static_cast<u32>(wait) << 24 | (index & 0xffffff));
   }
   __device__ __forceinline__ bool told_to_leave() const {
     u32 told;

@@ -8,7 +8,7 @@ namespace jitmk::vm {
 // Config is rendered from the opcode's config.
 template <class Config>
 struct Elementwise : Config {
-  static constexpr int OUTPUT_STRIDE = isa::copy_stride(Config::VALUES / 2), RESIDUAL_STRIDE = isa::copy_stride(Config::VALUES);
+  static constexpr int OUTPUT_STRIDE = isa::bf16_stride(Config::VALUES / 2), RESIDUAL_STRIDE = isa::copy_stride(Config::VALUES);
   static_assert(Config::VALUES % 4 == 0, "vectors are taken four values at a time");
 };
 
@@ -41,7 +41,7 @@ __device__ __forceinline__ void consume_gated_activate(Consumer<G>& consumer, In
   u64* output = context.params.words + in[isa::gated_activate::OUTPUT];
   for_each_quad(consumer, in, E::VALUES, [&](int quad, bool inside) {
     uint2 payload[2];
-    const auto address = [=](int i) { return inside ? input + 2 * (2 * quad + i) : nullptr; };
+    const auto address = [=](int i) { return inside ? input + isa::bf16_word(2 * (2 * quad + i)) : nullptr; };
     wait_pairs(context, address, Wait::INPUT, 4 * quad, payload);
     const float4 a = unpack_bf16(payload[0]), b = unpack_bf16(payload[1]);
     const float4 gate = make_float4(a.x, a.z, b.x, b.z), up = make_float4(a.y, a.w, b.y, b.w);
@@ -81,8 +81,8 @@ template <class E, class G>
 __device__ __forceinline__ void consume_copy(Consumer<G>& consumer, Instruction in) {
   const Context<G>& context = consumer.context;
   const int first = in[isa::copy::FIRST];
-  const u64* input = context.params.words + in[isa::copy::INPUT] + first / 2;
-  u64* output = context.params.words + in[isa::copy::OUTPUT] + first / 2;
+  const u64* input = context.params.words + in[isa::copy::INPUT] + isa::bf16_word(first / 2);
+  u64* output = context.params.words + in[isa::copy::OUTPUT] + isa::bf16_word(first / 2);
   for_each_quad(consumer, in, E::VALUES, [&](int quad, bool inside) {
     publish_output<E>(context, output, quad, wait_bf16(context, input, quad, inside, Wait::INPUT), inside);
   });

@@ -8,7 +8,7 @@ namespace jitmk::vm {
 // Config is rendered from EmbedConfig, with BLOCKS and CHUNKS of the table's packed form, if it is the LM head (TIED).
 template <class Config>
 struct Embed : Config {
-  static constexpr int OUTPUT_STRIDE = isa::copy_stride(Config::HIDDEN_SIZE / 2), RESIDUAL_STRIDE = isa::copy_stride(Config::HIDDEN_SIZE);
+  static constexpr int OUTPUT_STRIDE = isa::bf16_stride(Config::HIDDEN_SIZE / 2), RESIDUAL_STRIDE = isa::copy_stride(Config::HIDDEN_SIZE);
   static constexpr bool PLAIN = Config::SCALE == 1 && !Config::POSITIONS;  // the table's bf16 is the output's
 };
 
@@ -56,7 +56,7 @@ __device__ __forceinline__ void store_embed(Storer<G>& storer, Instruction in) {
     if constexpr (E::POSITIONS) low += ptx::low_bf16(positions[column / 2]), high += ptx::high_bf16(positions[column / 2]);
     const u64 word = make_word(E::PLAIN ? x : ptx::pack_bf16(low, high), epoch);
 #pragma unroll
-    for (int copy = 0; copy < E::OUTPUT_COPIES; copy++) ptx::store_relaxed_gpu(output + copy * E::OUTPUT_STRIDE + column / 2, word);
+    for (int copy = 0; copy < E::OUTPUT_COPIES; copy++) ptx::store_relaxed_gpu(output + copy * E::OUTPUT_STRIDE + isa::bf16_word(column / 2), word);
 #pragma unroll
     for (int copy = 0; copy < E::RESIDUAL_COPIES; copy++) {
       ptx::store_relaxed_gpu(residual + copy * E::RESIDUAL_STRIDE + column, make_word(__float_as_uint(low), epoch));

@@ -69,8 +69,8 @@ __device__ __forceinline__ void fetch_head(const Context<G>& context, const u64*
 #pragma unroll
   for (int i = 0; i < Quads::PER_LANE; i++) {
     const int quad = context.lane + i * WARP_LANES;
-    words[2 * i] = head + Quads::low(quad);
-    words[2 * i + 1] = head + Quads::high(quad);
+    words[2 * i] = head + isa::bf16_word(Quads::low(quad));
+    words[2 * i + 1] = head + isa::bf16_word(Quads::high(quad));
   }
   wait_words(context, words, context.lane < Quads::QUADS, context.epoch(), wait, index, payload);
 #pragma unroll

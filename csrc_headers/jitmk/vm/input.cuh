@@ -40,6 +40,7 @@ __device__ __forceinline__ float fetch_input(Consumer<G>& consumer, const u64* w
   constexpr int GROUP = PER_LANE <= 8 ? PER_LANE : (PER_LANE + 1) / 2 <= 8 ? (PER_LANE + 1) / 2 : 8;
   const Context<G>& context = consumer.context;
   const int first = context.warp * PAIRS + context.lane;  // pair index in the vector
+  const u64* mine = words + isa::spread_word(2 * first, M::INPUT_SPREAD);
   const u32 epoch = context.epoch();
   const Slice slice{reinterpret_cast<u32*>(consumer.slice)};
   float square_sum = 0;
@@ -65,7 +66,7 @@ __device__ __forceinline__ float fetch_input(Consumer<G>& consumer, const u64* w
     while (true) {
 #pragma unroll
       for (int i = 0; i < GROUP; i++) {
-        if (missing[i]) w[i] = ptx::load_relaxed_gpu_pair(words + 2 * (first + (g + i) * WARP_LANES));
+        if (missing[i]) w[i] = ptx::load_relaxed_gpu_pair(mine + isa::spread_word(2 * WARP_LANES, M::INPUT_SPREAD) * (g + i));
       }
       bool ready = true;
 #pragma unroll

@@ -39,10 +39,11 @@ __device__ __forceinline__ int await_token(const Context<G>& context) {
 template <class G, class Execute>
 __device__ __forceinline__ void walk_queue(Context<G>& context, Execute execute) {
   const Params& p = context.params;
-  const int* queue = p.instructions + static_cast<i64>(context.sm()) * p.queue_length * isa::INSTRUCTION_WORDS + context.lane;
-  Instruction current{queue[0]};
-  for (int i = 0; current.variant() != isa::END_VARIANT; i++) {
-    const Instruction next{queue[static_cast<i64>(i + 1) * isa::INSTRUCTION_WORDS]};
+  const int* queue = p.instructions + static_cast<i64>(context.sm()) * p.queue_length * isa::INSTRUCTION_WORDS;
+  Instruction current = Instruction::fetch(queue, context.lane);
+  for (int i = 0; current.variant != isa::END_VARIANT; i++) {
+    queue += isa::INSTRUCTION_WORDS;
+    const Instruction next = Instruction::fetch(queue, context.lane);
     context.enter(i);
     execute(current);
     // NOTE: lanes are together anyway. Without this the compiler knew it or not by how many variants a kernel has.
@@ -51,32 +52,24 @@ __device__ __forceinline__ void walk_queue(Context<G>& context, Execute execute)
   }
 }
 
-// Ops gives load, consume and store: the switch over the kernel's variants.
+// Ops gives load, consume and store: the choice among the kernel's variants.
+//
+// Each branch ends for itself: where warps of two roles met again, the compiler could count on the fewer registers only.
 template <class G, class Ops>
-__device__ __forceinline__ void run(const Params& params, unsigned char* base) {
+__device__ __forceinline__ void run(const Params& params, unsigned char* dynamic) {
   using Shared = typename G::Shared;
+  unsigned char* base = ptx::settled(dynamic);
   Shared& shared = Shared::fixed(base);
   const int warp = __shfl_sync(ALL_LANES, threadIdx.x / WARP_LANES, 0);  // the compiler then knows it to be uniform
   if (threadIdx.x == 0) shared.initialise();
   __syncthreads();
   const Context<G> context{params, shared, warp, static_cast<int>(threadIdx.x) % WARP_LANES};
-  if (warp == WATCHDOG_WARP) {
-    if (context.lane == 0) watch<G>(params, shared);
-    return;
-  }
-  if (warp == LOADER_WARP) {
-    Loader<G> loader(context, base);
-    for (; loader.context.step < params.steps; loader.context.step++)
-      walk_queue(loader.context, [&](Instruction in) { Ops::load(loader, in); });
-    loader.drain();
-  } else if (warp == STORER_WARP) {
-    Storer<G> storer(context);
-    for (; storer.context.step < params.steps; storer.context.step++) {
-      storer.token = await_token(storer.context);
-      if (storer.token < 0) break;
-      walk_queue(storer.context, [&](Instruction in) { Ops::store(storer, in); });
-    }
-  } else {
+  const auto finish = [&] {
+    __syncwarp();
+    if (context.lane == 0) ptx::mbarrier_arrive(&shared.finished);
+  };
+  if (warp < CONSUMER_WARPS) {
+    ptx::take_registers<CONSUMER_REGISTERS>();
     Consumer<G> consumer(context, base);
     for (; consumer.context.step < params.steps; consumer.context.step++) {
       if (await_token(consumer.context) < 0) {
@@ -84,10 +77,29 @@ __device__ __forceinline__ void run(const Params& params, unsigned char* base) {
         break;
       }
       walk_queue(consumer.context, [&](Instruction in) { Ops::consume(consumer, in); });
+      if (params.filters) consumer.await_filters();
     }
+    return finish();
   }
-  __syncwarp();
-  if (context.lane == 0) ptx::mbarrier_arrive(&shared.finished);
+  ptx::leave_registers<OTHER_REGISTERS>();
+  if (warp == LOADER_WARP) {
+    Loader<G> loader(context, base);
+    for (; loader.context.step < params.steps; loader.context.step++)
+      walk_queue(loader.context, [&](Instruction in) { Ops::load(loader, in); });
+    loader.drain();
+    finish();
+  } else if (warp == STORER_WARP) {
+    Storer<G> storer(context);
+    for (; storer.context.step < params.steps; storer.context.step++) {
+      storer.token = await_token(storer.context);
+      if (storer.token < 0) break;
+      walk_queue(storer.context, [&](Instruction in) { Ops::store(storer, in); });
+      if (params.filters) storer.context.arrive(&shared.filtered);
+    }
+    finish();
+  } else if (warp == WATCHDOG_WARP && context.lane == 0) {
+    watch<G>(params, shared);
+  }
 }
 
 }  // namespace jitmk::vm

@@ -7,7 +7,7 @@ namespace jitmk::vm {
 // K is rendered from KvAppendConfig. One warp stores the key, one the value.
 template <class K, class G>
 __device__ __forceinline__ void consume_kv_append(Consumer<G>& consumer, Instruction in) {
-  constexpr int D = K::HEAD_DIM, HEAD_WORDS = D / 2;
+  constexpr int D = K::HEAD_DIM, HEAD_WORDS = isa::bf16_word(D / 2);
   using Quads = HeadQuads<D, 0>;
   const Context<G>& context = consumer.context;
   const Params& p = context.params;

@@ -8,7 +8,7 @@
 
 namespace jitmk::vm {
 
-constexpr int EARLY_CHUNKS = 4;  // that consumers fetch before their input is there; 16 registers each
+constexpr int EARLY_BATCH = 4;  // chunks that consumers fetch at once before their input is there; 16 registers each
 
 enum class Epilogue { STORE, RESIDUAL, ACTIVATED, GATED, LOGITS };
 
@@ -20,17 +20,20 @@ struct Matvec : Config {
   static constexpr int PARTS = CHUNKS > 0 ? CHUNKS : 1;
   static constexpr bool EVEN = BLOCKS % PARTS == 0;  // all chunks have the same number of blocks
   static constexpr int MAX_BLOCKS = (BLOCKS + PARTS - 1) / PARTS;  // of a chunk
-  static constexpr int EARLY_UNITS = PARTS < EARLY_CHUNKS ? EARLY_CHUNKS / PARTS : 1;
-  static constexpr int EARLY = PARTS < EARLY_CHUNKS ? PARTS : EARLY_CHUNKS;  // chunks of each of these
   static constexpr bool NORM = Config::PROLOGUE == Prologue::RMS;  // 1/rms is applied to the dot products
   static constexpr bool NEEDS_ALL = Config::PROLOGUE == Prologue::LAYER || Config::POST != NormKind::NONE;
+  // More of wide units, of which fewer fit the ring. A prologue that needs the whole vector needs the registers itself.
+  static constexpr int EARLY_CHUNKS = PARTS >= 3 && !NEEDS_ALL ? 2 * EARLY_BATCH : EARLY_BATCH;
+  static constexpr int EARLY_UNITS = PARTS < EARLY_CHUNKS ? EARLY_CHUNKS / PARTS : 1;
+  static constexpr int EARLY = PARTS < EARLY_CHUNKS ? PARTS : EARLY_CHUNKS;  // chunks of each of these
+  static_assert(EARLY_UNITS <= PARTIAL_BATCH, "their sums are handed over together");
   static constexpr int UNITS = (ROWS + UNIT_ROWS - 1) / UNIT_ROWS;
   static constexpr int SLICE_COLUMNS = BLOCKS * isa::BLOCK_COLUMNS;
   // Of the sum behind a post-norm, published by a unit.
   static constexpr int SUM_VALUES = Config::POST_SUM ? (COLUMNS + UNITS - 1) / (UNITS > 0 ? UNITS : 1) : 0;
   static constexpr int UNIT_BYTES = BLOCKS * CONSUMER_WARPS * isa::BLOCK_BYTES;
-  static constexpr int INPUT_STRIDE = isa::copy_stride((COLUMNS + 1) / 2);
-  static constexpr int OUTPUT_STRIDE = isa::copy_stride(EPILOGUE == Epilogue::GATED ? ROWS / 4 : (ROWS + 1) / 2);
+  static constexpr int INPUT_STRIDE = isa::copy_stride((COLUMNS + 1) / 2) * Config::INPUT_SPREAD;
+  static constexpr int OUTPUT_STRIDE = isa::bf16_stride(EPILOGUE == Epilogue::GATED ? ROWS / 4 : (ROWS + 1) / 2);
   static constexpr int RESIDUAL_STRIDE = isa::copy_stride(ROWS);
   static_assert(COLUMNS % 16 == 0, "columns must be a multiple of 16");
   static_assert(Config::POST == NormKind::NONE || EPILOGUE != Epilogue::RESIDUAL, "one operand cannot be two residuals");
@@ -54,11 +57,11 @@ __device__ __forceinline__ void load_matvec(Loader<G>& loader, Instruction in) {
   loader.mark();
 }
 
-// This warp's and lane's part of a unit's chunk c.
+// This warp's and lane's part of chunk c of a unit.
 template <class M, class G>
-__device__ __forceinline__ void read_chunk(Consumer<G>& consumer, int c, uint4 (&w)[M::MAX_BLOCKS]) {
+__device__ __forceinline__ void read_chunk(const Consumer<G>& consumer, int c, const unsigned char* chunk, uint4 (&w)[M::MAX_BLOCKS]) {
   const int blocks = M::chunk_blocks(c);
-  const auto* weights = reinterpret_cast<const uint4*>(consumer.acquire_chunk()) + consumer.context.warp * blocks * WARP_LANES + consumer.context.lane;
+  const auto* weights = reinterpret_cast<const uint4*>(chunk) + consumer.context.warp * blocks * WARP_LANES + consumer.context.lane;
 #pragma unroll
   for (int b = 0; b < blocks; b++) w[b] = weights[b * WARP_LANES];
 }
@@ -79,13 +82,12 @@ struct Dots {
   }
 };
 
+// In a place that is reserved.
 template <class M, class G>
 __device__ __forceinline__ void report_dots(Consumer<G>& consumer, const Dots& dots, float square_sum) {
-  const int lane = consumer.context.lane;
-  Partial& partial = consumer.acquire_partial();  // free for long, as a rule
-  if (lane < 4) *reinterpret_cast<float2*>(&partial.row[lane * 2]) = make_float2(dots.low[0] + dots.high[2], dots.low[1] + dots.high[3]);
-  if (M::NORM && lane == 4) partial.square_sum = square_sum;
-  consumer.release_partial();
+  float2 share = make_float2(dots.low[0] + dots.high[2], dots.low[1] + dots.high[3]);
+  if (M::NORM && consumer.context.lane == 4) share.x = square_sum;
+  consumer.report_partial(share);
 }
 
 template <class M, class G>
@@ -98,17 +100,18 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
   consumer.mark(Mark::BEGIN);
   // The first weights wait for the input in registers: their places in the ring are the loader's again, and when the input
   // is there, nothing is left to do but to multiply.
-  uint4 early[M::EARLY_UNITS][M::EARLY][M::MAX_BLOCKS];
+  constexpr int EARLY_TOTAL = M::EARLY_UNITS * M::EARLY, AT_ONCE = EARLY_BATCH < G::Shared::RING_CHUNKS ? EARLY_BATCH : G::Shared::RING_CHUNKS;
+  constexpr int BATCH = EARLY_TOTAL < AT_ONCE ? EARLY_TOTAL : AT_ONCE;
+  uint4 early[EARLY_TOTAL][M::MAX_BLOCKS];
 #pragma unroll
-  for (int u = 0; u < M::EARLY_UNITS; u++) {
+  for (int first = 0; first < EARLY_TOTAL; first += BATCH) {
+    const auto wanted = [=](int i) { return first + i < EARLY_TOTAL && (first + i < M::EARLY || (first + i) / M::EARLY < count); };
+    // Registers that only a branch fills would be held from one instruction to the next.
 #pragma unroll
-    for (int c = 0; c < M::EARLY; c++) {
-      // Registers that only a branch fills would be held from one instruction to the next.
-      if (u > 0) clear(early[u][c]);
-      if (u > 0 && u >= count) continue;
-      read_chunk<M>(consumer, c, early[u][c]);
-      consumer.release_chunk();
-    }
+    for (int i = 0; i < BATCH; i++)
+      if (first + i < EARLY_TOTAL && first + i >= M::EARLY) clear(early[first + i]);
+    consumer.template read_chunks<BATCH>(
+        wanted, [&](int i, const unsigned char* chunk) { read_chunk<M>(consumer, (first + i) % M::EARLY, chunk, early[first + i]); });
   }
   float square_sum;
   if constexpr (M::NEEDS_ALL)
@@ -131,11 +134,12 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
       x[b] = x_lane[(M::first_block(c) + b) * 4];
 #pragma unroll
       for (int u = 0; u < M::EARLY_UNITS; u++)
-        if (u == 0 || u < count) dots[u].add(x[b], early[u][c][b]);
+        if (u == 0 || u < count) dots[u].add(x[b], early[u * M::EARLY + c][b]);
     }
   }
   int first_chunk = M::EARLY % M::CHUNKS;
   if constexpr (M::EARLY == M::CHUNKS) {
+    consumer.reserve_partials(M::EARLY_UNITS);
 #pragma unroll
     for (int u = 0; u < M::EARLY_UNITS; u++)
       if (u == 0 || u < count) report_dots<M>(consumer, dots[u], square_sum);
@@ -152,19 +156,18 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
 #pragma unroll
         for (int b = 0; b < M::chunk_blocks(c); b++) x[b] = x_lane[(M::first_block(c) + b) * 4];
       }
-      read_chunk<M>(consumer, c, w);
+      read_chunk<M>(consumer, c, consumer.acquire_chunk(), w);
 #pragma unroll
       for (int b = 0; b < M::chunk_blocks(c); b++) dots[0].add(x[b], w[b]);
       if (c + 1 < M::CHUNKS) consumer.release_chunk();
     }
+    consumer.reserve_partials(1);
     report_dots<M>(consumer, dots[0], square_sum);
     consumer.release_chunk();  // the last one only now: somebody waits for the sums, nobody for the slot
     dots[0] = Dots();
     first_chunk = 0;
   }
   consumer.mark(Mark::DOTS);
-  // Only the LM head has candidates; its consumers run the same code as others.
-  if (context.params.filters && in[isa::matvec::CANDIDATE] >= 0) consumer.await_filters();
 }
 
 // The copies of the word that holds two neighbouring values of a vector.
@@ -172,7 +175,7 @@ template <class M>
 __device__ __forceinline__ void publish_pair(u64* output, int word, float low, float high, u32 epoch) {
   const u64 w = make_word(ptx::pack_bf16(low, high), epoch);
 #pragma unroll
-  for (int copy = 0; copy < M::OUTPUT_COPIES; copy++) ptx::store_relaxed_gpu(output + copy * M::OUTPUT_STRIDE + word, w);
+  for (int copy = 0; copy < M::OUTPUT_COPIES; copy++) ptx::store_relaxed_gpu(output + copy * M::OUTPUT_STRIDE + isa::bf16_word(word), w);
 }
 
 // What a row needs beside its dot product: its bias, and its word of the residual, which as a rule has long been there.
@@ -291,7 +294,6 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
     if (p.filters) {
       __syncwarp();  // every lane reads what others have put
       best = filter_share(context, share_of_logits, context.shared.filter_bins(), slot, largest);
-      context.arrive(&context.shared.filtered);
     } else {
       best.reduce<WARP_LANES>();
     }

@@ -49,7 +49,7 @@ __device__ __forceinline__ void wait_pairs(const Context<G>& context, Address ad
 template <class G>
 __device__ __forceinline__ float4 wait_bf16(const Context<G>& context, const u64* words, int quad, bool wanted, Wait wait) {
   uint2 payload[1];
-  wait_pairs(context, [=](int) { return wanted ? words + 2 * quad : nullptr; }, wait, 2 * quad, payload);
+  wait_pairs(context, [=](int) { return wanted ? words + isa::bf16_word(2 * quad) : nullptr; }, wait, 2 * quad, payload);
   return unpack_bf16(payload[0]);
 }
 template <class G>
@@ -65,7 +65,7 @@ __device__ __forceinline__ void publish_bf16(u64* words, int stride, int quad, f
   const uint2 packed = pack_bf16(x);
 #pragma unroll
   for (int copy = 0; copy < COPIES; copy++) {
-    u64* to = words + copy * stride + 2 * quad;
+    u64* to = words + copy * stride + isa::bf16_word(2 * quad);
     ptx::store_relaxed_gpu(to, make_word(packed.x, epoch));
     ptx::store_relaxed_gpu(to + 1, make_word(packed.y, epoch));
   }
@@ -102,15 +102,16 @@ struct BlockQuads {
     return static_cast<float>(4 * quads);
   }
 
-  // This lane's quads, in x.
+  // This lane's quads of those from `first` on, in x.
   template <class G>
-  __device__ __forceinline__ void fetch(const Context<G>& context, const u64* words, Wait wait, float4 (&x)[PER_LANE]) const {
+  __device__ __forceinline__ void fetch(const Context<G>& context, const u64* words, int first, Wait wait, float4 (&x)[PER_LANE]) const {
     constexpr int GROUP = PER_LANE <= 8 ? PER_LANE : 8;
 #pragma unroll
     for (int g = 0; g < PER_LANE; g += GROUP) {
       uint2 payload[GROUP];
       wait_pairs(
-          context, [=](int i) { return g + i < PER_LANE && inside(g + i) ? words + 2 * global(g + i) : nullptr; }, wait, 2 * global(g), payload);
+          context, [=](int i) { return g + i < PER_LANE && inside(g + i) ? words + isa::bf16_word(2 * (first + global(g + i))) : nullptr; }, wait, 2 * (first + global(g)),
+          payload);
 #pragma unroll
       for (int i = 0; i < GROUP; i++)
         if (g + i < PER_LANE) x[g + i] = unpack_bf16(payload[i]);

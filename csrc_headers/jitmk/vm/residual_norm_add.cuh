@@ -7,7 +7,7 @@ namespace jitmk::vm {
 // Config is rendered from ResidualNormAddConfig.
 template <class Config>
 struct ResidualNormAdd : Config {
-  static constexpr int OUTPUT_STRIDE = isa::copy_stride(Config::VALUES / 2), RESIDUAL_STRIDE = isa::copy_stride(Config::VALUES);
+  static constexpr int OUTPUT_STRIDE = isa::bf16_stride(Config::VALUES / 2), RESIDUAL_STRIDE = isa::copy_stride(Config::VALUES);
 };
 
 template <class R, class G>
@@ -26,7 +26,7 @@ __device__ __forceinline__ void consume_residual_norm_add(Consumer<G>& consumer,
   const Quads quads{context.warp, context.lane};
   consumer.mark(Mark::BEGIN);
   float4 x[Quads::PER_LANE];
-  quads.fetch(context, input, Wait::INPUT, x);
+  quads.fetch(context, input, 0, Wait::INPUT, x);
   consumer.mark(Mark::INPUT);
   const Normaliser norm = block_normaliser<R::KIND>(consumer, quads, x, R::EPS);
 #pragma unroll

@@ -114,7 +114,10 @@ class Consumer {
   unsigned char* slice;  // this warp's
 
   __device__ Consumer(const Context<G>& c, unsigned char* base)
-      : context(c), slice(Shared::slices(base) + c.warp * G::slice_bytes), ring_(Shared::ring(base)) {}
+      : context(c),
+        slice(Shared::slices(base) + c.warp * G::slice_bytes),
+        ring_(Shared::ring(base)),
+        partials_(reinterpret_cast<unsigned char*>(&c.shared.partial[0].warp[c.warp]) + c.lane * sizeof(float2)) {}
 
   // The next chunk of the ring, once it has landed.
   __device__ __forceinline__ const unsigned char* acquire_chunk() {
@@ -133,33 +136,79 @@ class Consumer {
     chunk_.advance();
   }
 
-  // Goes on by chunks that this warp does not read. HELD: the loader counts on it to hand them back all the same.
-  template <bool HELD>
-  __device__ __forceinline__ void skip_chunks(int count) {
-    for (int i = 0; i < count; i++) {
-      if constexpr (HELD) {
-        acquire_chunk();
-        context.arrive(&context.shared.chunk_empty[chunk_.slot]);
+  // The next COUNT chunks, of which those that are `wanted(i)` come first: waits for them, hands each to read(i, chunk), and
+  // then all of them back to the loader, with one fence.
+  template <int COUNT, class Wanted, class Read>
+  __device__ __forceinline__ void read_chunks(Wanted wanted, Read read) {
+    static_assert(COUNT <= Shared::RING_CHUNKS, "the ring cannot hold so many chunks at once");
+    bool landed = true;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      const Cursor<Shared::RING_CHUNKS> at = chunk_.ahead(i);
+      if (wanted(i)) landed &= ptx::mbarrier_try_wait(&context.shared.chunk_full[at.slot], at.parity);
+    }
+    if (!__all_sync(ALL_LANES, landed)) {
+#pragma unroll 1
+      for (int i = 0; i < COUNT && wanted(i); i++) {
+        const Cursor<Shared::RING_CHUNKS> at = chunk_.ahead(i);
+        wait_barrier(context, &context.shared.chunk_full[at.slot], at.parity, Wait::RING_FULL, at.slot);
       }
+    }
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+      if (wanted(i)) read(i, static_cast<const unsigned char*>(ring_ + chunk_.ahead(i).slot * G::chunk_bytes));
+    ptx::fence_proxy_async_shared();
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      if (!wanted(i)) continue;
+      if (G::race_check || context.lane == 0) ptx::mbarrier_arrive(&context.shared.chunk_empty[chunk_.slot]);
       chunk_.advance();
     }
   }
 
-  // A free slot for the partial sums of a unit.
-  __device__ __forceinline__ Partial& acquire_partial() {
-    wait_barrier(context, &context.shared.partial_empty[partial_.slot], partial_.parity ^ 1, Wait::PARTIAL_EMPTY, partial_.slot);
-    return context.shared.partial[partial_.slot].warp[context.warp];
+  // Goes on by chunks that this warp does not read. HELD: the loader counts on it to hand them back all the same.
+  template <bool HELD>
+  __device__ __forceinline__ void skip_chunks(int count) {
+    if constexpr (HELD) {
+      for (int i = 0; i < count; i++) {
+        acquire_chunk();
+        context.arrive(&context.shared.chunk_empty[chunk_.slot]);
+        chunk_.advance();
+      }
+    } else {
+      chunk_.advance(count);
+    }
   }
 
-  __device__ __forceinline__ void release_partial() {
+  // Makes sure of places for the partial sums of `units` more units, PARTIAL_BATCH at most. The storer frees them in order.
+  __device__ __forceinline__ void reserve_partials(int units) {
+    if (free_partials_ >= units) return;
+#pragma unroll
+    for (int i = G::race_check ? 0 : PARTIAL_BATCH - 1; i < PARTIAL_BATCH; i++) {
+      const Cursor<PARTIAL_SLOTS> at = partial_.ahead(i);
+      wait_barrier(context, &context.shared.partial_empty[at.slot], at.parity ^ 1, Wait::PARTIAL_EMPTY, at.slot);
+    }
+    free_partials_ = PARTIAL_BATCH;
+  }
+
+  // This warp's share of the next unit, in a place that is reserved: rows 2 * lane and the next from the first four lanes, the
+  // sum of squares from the fifth.
+  __device__ __forceinline__ void report_partial(float2 share) {
+    if (context.lane < 5) *reinterpret_cast<float2*>(partials_ + partial_.slot * sizeof(UnitPartials)) = share;
+    report_partial();
+  }
+
+  __device__ __forceinline__ void report_partial() {
     context.arrive(&context.shared.partial_full[partial_.slot]);
     partial_.advance();
+    free_partials_--;
   }
 
   // Tells the storer that this warp has done its part of an append to the cache.
   __device__ __forceinline__ void report_append() {
-    acquire_partial();
-    release_partial();
+    reserve_partials(1);
+    report_partial();
   }
 
   // Waits for the other consumer warps; what they wrote to shared memory before is visible after.
@@ -172,8 +221,8 @@ class Consumer {
   // 0 or 1 by turns, between two meetings.
   __device__ __forceinline__ u32 meeting() const { return meetings_; }
 
-  // Waits for the storer of this SM to apply the sampling filters, once a step at the LM head. Nobody here has anything
-  // else to do, and the storer works in shared memory that is the consumers' (`filter_bins`).
+  // Waits for the storer of this SM to end its step, for it applies the sampling filters in shared memory that is the
+  // consumers' (`filter_bins`).
   __device__ __forceinline__ void await_filters() { wait_barrier(context, &context.shared.filtered, context.step & 1, Wait::FILTERED, 0); }
 
   // The time of the last consumer warp that passes counts.
@@ -183,6 +232,8 @@ class Consumer {
 
  private:
   unsigned char* ring_;
+  unsigned char* partials_;  // where this lane's share of a unit goes, in the first slot
+  int free_partials_ = 0;    // slots that are known to be free
   Cursor<Shared::RING_CHUNKS> chunk_;
   Cursor<PARTIAL_SLOTS> partial_;
   u32 meetings_ = 0;

@@ -17,7 +17,7 @@ __device__ __forceinline__ void consume_rope(Consumer<G>& consumer, Instruction 
   const u32 epoch = context.epoch();
   consumer.mark(Mark::BEGIN);
   for (int u = context.warp; u < count; u += CONSUMER_WARPS) {
-    const int first = (begin + u * stride) * (R::HEAD_DIM / 2);
+    const int first = (begin + u * stride) * isa::bf16_word(R::HEAD_DIM / 2);
     float4 x[Quads::PER_LANE];
     fetch_head<Quads>(context, input + first, Wait::INPUT, first, x);
 #pragma unroll
@@ -25,8 +25,8 @@ __device__ __forceinline__ void consume_rope(Consumer<G>& consumer, Instruction 
       const int quad = context.lane + i * WARP_LANES;
       if (quad >= Quads::QUADS) continue;
       const HeadQuad y = pack_quad(rotate(x[i], angles<Quads>(rope, quad)));
-      ptx::store_relaxed_gpu(output + first + Quads::low(quad), make_word(y.low, epoch));
-      ptx::store_relaxed_gpu(output + first + Quads::high(quad), make_word(y.high, epoch));
+      ptx::store_relaxed_gpu(output + first + isa::bf16_word(Quads::low(quad)), make_word(y.low, epoch));
+      ptx::store_relaxed_gpu(output + first + isa::bf16_word(Quads::high(quad)), make_word(y.high, epoch));
     }
   }
   consumer.mark(Mark::STORED);

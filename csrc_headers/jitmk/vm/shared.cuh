@@ -5,13 +5,14 @@
 namespace jitmk::vm {
 
 constexpr int PARTIAL_SLOTS = 8;  // units whose partial sums may wait for the storer
+constexpr int PARTIAL_BATCH = 4;  // of them, taken by a consumer at once
 constexpr int UNIT_ROWS = isa::UNIT_ROWS;
 constexpr int FILTER_SHARED_BYTES = isa::FILTER_BINS * WARP_LANES * 8;
 
 // A warp's share of a unit: 8 partial dot products, and its share of the input's sum of squares.
 struct Partial {
   float row[UNIT_ROWS];
-  float square_sum;
+  float square_sum;  // behind the rows: see Consumer::report_partial
   float padding[3];
 };
 
@@ -46,7 +47,7 @@ struct FixedShared {
   ptx::Barrier partial_full[PARTIAL_SLOTS], partial_empty[PARTIAL_SLOTS];
   ptx::Barrier consumers;  // all consumer warps have come this far
   ptx::Barrier finished;   // all warps have done all steps
-  ptx::Barrier filtered;   // the storer has applied the sampling filters of a step
+  ptx::Barrier filtered;   // the storer has ended a step with sampling filters
   u32 leave;               // the generation has stopped or the launch is given up: who waits need wait no more
   WarpRecord record[WORKING_WARPS];
   alignas(16) UnitPartials partial[PARTIAL_SLOTS];
@@ -109,6 +110,12 @@ struct Cursor {
   __device__ __forceinline__ void advance() {
     if (++slot == N) slot = 0, parity ^= 1;
   }
+  __device__ __forceinline__ void advance(int slots) {
+    slot += slots;
+    parity ^= slot / N & 1;
+    slot %= N;
+  }
+  // Up to N slots.
   __device__ __forceinline__ Cursor ahead(int slots) const {
     Cursor at = *this;
     at.slot += slots;

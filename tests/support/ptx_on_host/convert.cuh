@@ -15,5 +15,6 @@ inline float high_bf16(u32 packed) { return __uint_as_float(packed & 0xffff0000u
 inline float minus_infinity() { return __uint_as_float(0xff800000u); }
 inline float exp2_approx(float x) { return std::exp2(x); }
 inline float log2_approx(float x) { return std::log2(x); }
+inline float reciprocal_approx(float x) { return 1 / x; }
 
 }  // namespace jitmk::ptx

@@ -29,6 +29,9 @@ inline u32 load_acquire_gpu(const u32* p) { return look(p); }
 inline u32 load_relaxed_gpu(const u32* p) { return look(p); }
 inline void store_relaxed_gpu(u32* p, u32 v) { publish(p, v); }
 inline void store_relaxed_system(u64* p, u64 v) { publish(p, v); }
+inline void store_shared_if(bool wanted, u32* p, u32 v) {
+  if (wanted) *p = v;
+}
 inline void add_relaxed_gpu(u64* p, u64 v) { publish(p, *p + v); }
 inline u32 compare_and_swap_gpu(u32* p, u32 expected, u32 v) {
   const u32 before = *p;

@@ -69,6 +69,7 @@ def test_constants_are_those_of_python(compiler_name: str) -> None:
         "FILTER_BINS": abi.FILTER_BINS,
         "FILTER_ROUND_WORDS": abi.FILTER_ROUND_WORDS,
         "WORKING_WARPS": abi.WORKING_WARPS,
+        "WARPS": abi.WARPS,
         "UNIT_ROWS": packing.UNIT_ROWS,
     }
     expected |= {name.upper(): index for index, name in enumerate(isa.HEADER)}

@@ -29,7 +29,7 @@ class HostRunners:
     def __getitem__(self, name: str) -> OpRunner:
         if name not in self._runners:
             launcher = HostLauncher(self.library(name), arena_words=ARENA_WORDS, kv_flags=KV_FLAGS)
-            self._runners[name] = OpRunner(launcher, torch.device("cpu"), SMS, host_kernel(name).variants)
+            self._runners[name] = OpRunner(launcher, torch.device("cpu"), SMS, host_kernel(name))
         return self._runners[name]
 
     def library(self, name: str) -> Path:

@@ -38,7 +38,7 @@ def test_more_tiles_than_the_ring_holds(arch: str, tmp_path: Path) -> None:
     launcher = HostLauncher(library, arena_words=ARENA_WORDS, kv_flags=KV_FLAGS)
     model = ModelPhases(next(s for s in ATTENTION_SPECS if s.head_dim == 128), 640, CPU)
     for position, splits in ((599, 1), (599, 3), (150, 1)):
-        model.check(OpRunner(launcher, CPU, SMS, kernel.variants), ("layers.1.attention",), position, splits=splits)
+        model.check(OpRunner(launcher, CPU, SMS, kernel), ("layers.1.attention",), position, splits=splits)
 
 
 @pytest.mark.parametrize("layer", [0, 1])

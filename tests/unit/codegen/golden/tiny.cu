@@ -114,6 +114,7 @@ namespace no_op {
 
 constexpr int CONSUMER_WARPS = 8;
 constexpr int WORKING_WARPS = 10;
+constexpr int WARPS = 12;
 constexpr int UNIT_ROWS = 8;
 constexpr int BLOCK_COLUMNS = 32;
 constexpr int BLOCK_BYTES = 512;
@@ -126,8 +127,22 @@ constexpr u32 STOP_BIT = 2147483648u;
 constexpr int FILTER_BINS = 16;
 constexpr int FILTER_ROUND_WORDS = 128;
 
+constexpr int SECTOR_WORDS = 4;
+constexpr int WORD_SPREAD = 4;
+
+// Where the i-th word of a vector lies whose sectors are `spread` sectors apart: see program.Buffer.
+__device__ constexpr int spread_word(u32 i, int spread) {
+  return static_cast<int>(spread == 1 ? i : i / SECTOR_WORDS * (SECTOR_WORDS * spread) + i % SECTOR_WORDS);
+}
+
+constexpr int LSE_STRIDE = spread_word(LSE_WORDS, WORD_SPREAD);  // words from one to the next
+
+// Of bf16 vectors, other than attention's output.
+__device__ constexpr int bf16_word(u32 i) { return spread_word(i, WORD_SPREAD); }
+
 // Words from one copy of a buffer to the next, for a batch of one.
 __device__ constexpr int copy_stride(int words) { return (words + 31) / 32 * 32; }
+__device__ constexpr int bf16_stride(int words) { return copy_stride(words) * WORD_SPREAD; }
 
 struct Params {
   const int* instructions;  // [sms][queue_length][32]
@@ -264,6 +279,7 @@ struct Op1 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -285,6 +301,7 @@ struct Op1 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 2;
+    static constexpr int INPUT_SPREAD = 4;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -306,6 +323,7 @@ struct Op1 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -359,6 +377,7 @@ struct Op3 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 2;
@@ -380,6 +399,7 @@ struct Op3 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 2;
+    static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 2;
@@ -401,6 +421,7 @@ struct Op3 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 2;
     static constexpr int BLOCKS = 0;
@@ -430,6 +451,7 @@ struct Op4 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -451,6 +473,7 @@ struct Op4 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 2;
+    static constexpr int INPUT_SPREAD = 4;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -472,6 +495,7 @@ struct Op4 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 2;
     static constexpr int BLOCKS = 1;
@@ -501,6 +525,7 @@ struct Op5 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -522,6 +547,7 @@ struct Op5 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 2;
+    static constexpr int INPUT_SPREAD = 4;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -543,6 +569,7 @@ struct Op5 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 2;
     static constexpr int BLOCKS = 0;
@@ -572,6 +599,7 @@ struct Op6 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -593,6 +621,7 @@ struct Op6 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 2;
+    static constexpr int INPUT_SPREAD = 4;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -614,6 +643,7 @@ struct Op6 {
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
+    static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int BLOCKS = 1;
@@ -648,41 +678,96 @@ struct Op8 {
 
 struct Ops {
   __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) {
-    switch (in.variant()) {
-case 0: return Op0::load(loader, in);
-case 1: case 4: case 6: return Op1::load(loader, in);
-case 2: return Op2::load(loader, in);
-case 3: return Op3::load(loader, in);
-case 5: return Op5::load(loader, in);
-case 7: return Op7::load(loader, in);
-case 8: return Op8::load(loader, in);
+    const u32 bit = static_cast<u32>(1) << in.variant;
+    if (bit & 0x57) {
+      if (bit & 0x1) {
+        Op0::load(loader, in);
+      } else {
+        if (bit & 0x52) {
+          Op1::load(loader, in);
+        } else {
+          Op2::load(loader, in);
+        }
+      }
+    } else {
+      if (bit & 0x28) {
+        if (bit & 0x8) {
+          Op3::load(loader, in);
+        } else {
+          Op5::load(loader, in);
+        }
+      } else {
+        if (bit & 0x80) {
+          Op7::load(loader, in);
+        } else {
+          Op8::load(loader, in);
+        }
+      }
     }
   }
 
   __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) {
-    switch (in.variant()) {
-case 0: return Op0::consume(consumer, in);
-case 1: case 4: case 6: return Op1::consume(consumer, in);
-case 2: return Op2::consume(consumer, in);
-case 3: return Op3::consume(consumer, in);
-case 5: return Op5::consume(consumer, in);
-case 7: return Op7::consume(consumer, in);
-case 8: return Op8::consume(consumer, in);
+    const u32 bit = static_cast<u32>(1) << in.variant;
+    if (bit & 0x57) {
+      if (bit & 0x1) {
+        Op0::consume(consumer, in);
+      } else {
+        if (bit & 0x52) {
+          Op1::consume(consumer, in);
+        } else {
+          Op2::consume(consumer, in);
+        }
+      }
+    } else {
+      if (bit & 0x28) {
+        if (bit & 0x8) {
+          Op3::consume(consumer, in);
+        } else {
+          Op5::consume(consumer, in);
+        }
+      } else {
+        if (bit & 0x80) {
+          Op7::consume(consumer, in);
+        } else {
+          Op8::consume(consumer, in);
+        }
+      }
     }
   }
 
   __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) {
-    switch (in.variant()) {
-case 0: return Op0::store(storer, in);
-case 1: return Op1::store(storer, in);
-case 2: return Op2::store(storer, in);
-case 3: case 5: return Op3::store(storer, in);
-case 4: return Op4::store(storer, in);
-case 6: return Op6::store(storer, in);
-case 7: return Op7::store(storer, in);
-case 8: return Op8::store(storer, in);
+    const u32 bit = static_cast<u32>(1) << in.variant;
+    if (bit & 0x2f) {
+      if (bit & 0x3) {
+        if (bit & 0x1) {
+          Op0::store(storer, in);
+        } else {
+          Op1::store(storer, in);
+        }
+      } else {
+        if (bit & 0x4) {
+          Op2::store(storer, in);
+        } else {
+          Op3::store(storer, in);
+        }
+      }
+    } else {
+      if (bit & 0x50) {
+        if (bit & 0x10) {
+          Op4::store(storer, in);
+        } else {
+          Op6::store(storer, in);
+        }
+      } else {
+        if (bit & 0x80) {
+          Op7::store(storer, in);
+        } else {
+          Op8::store(storer, in);
+        }
+      }
     }
   }
+
 };
 
 }  // namespace jitmk

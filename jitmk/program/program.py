@@ -32,9 +32,9 @@ def word_spread(hidden_size: int) -> int:
     """How many sectors apart the sectors lie of buffers to which many SMs write, in the programs of a model.
 
     Such a buffer is polled by SMs while others are still writing to it, and each sector that is written makes the whole
-    L2 line new to everyone who polls it. With a line for each sector a step of a narrow model takes 4 to 6 percent less.
-    Wide models find most words at their first look, for which they then need four times as many lines: they lose one
-    to three percent (docs/performance.md). What an SM writes line by line, attention's output, has no need of it.
+    L2 line new to everyone who polls it. With a line for each sector a step of a narrow model takes 4 to 6 percent
+    less. Wide models find most words at their first look, for which they then need four times as many lines: they lose
+    one to three percent (docs/performance.md). What an SM writes line by line, attention's output, has no need of it.
     """
     return SECTORS_OF_LINE if hidden_size <= 1024 else 1
 

@@ -11,8 +11,9 @@ from jitmk.codegen import abi
 from jitmk.codegen.stream import STREAM_FIELDS, StreamParams, render_stream
 from jitmk.errors import CompileError
 from jitmk.program import isa, packing
+from jitmk.program.builder import ProgramBuilder
 from jitmk.program.configs import ELEMENTWISE_VALUES, LSE_WORDS
-from jitmk.program.program import Buffer, BufferKind
+from jitmk.program.program import Buffer, BufferKind, word_spread
 from tests.support.compilers import COMPILERS, require_compiler
 from tests.support.rendering import inline, isa_part
 from tests.support.tiny import tiny_spec
@@ -81,6 +82,14 @@ def test_constants_are_those_of_python(compiler_name: str) -> None:
     for values in (1, 2, 63, 64, 65, 2048):
         buffer = Buffer("x", BufferKind.FP32, values, tokens=1, copies=2, offset=0)
         assertions.append(f"jitmk::isa::copy_stride({buffer.words}) == {buffer.copy_stride}")
+    for spread in (1, 4):
+        buffer = Buffer("x", BufferKind.BF16, 300, tokens=1, copies=1, offset=0, spread=spread)
+        for word, place in enumerate(buffer.places().tolist()):
+            assertions.append(f"jitmk::isa::spread_word({word}, {spread}) == {place}")
+    narrow = ProgramBuilder(1, word_spread(tiny_spec().hidden_size))
+    assertions.append(f"jitmk::isa::bf16_stride(150) == {narrow.bf16('x', 300).copy_stride}")
+    first, second = narrow.logarithms("lse", 2).places()[::LSE_WORDS].tolist()
+    assertions.append(f"jitmk::isa::LSE_STRIDE == {second - first}")
     _check(compiler_name, inline(isa_part(tiny_spec(), ARCH)), assertions)
 
 

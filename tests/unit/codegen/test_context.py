@@ -6,7 +6,7 @@ import pytest
 
 from jitmk.arch import GpuArch
 from jitmk.codegen import render
-from jitmk.codegen.context import MIN_RING_CHUNKS, render_context
+from jitmk.codegen.context import MAX_VARIANTS, MIN_RING_CHUNKS, render_context
 from jitmk.engine.step_programs import kernel_variants
 from jitmk.errors import CodegenError
 from jitmk.program.isa import Opcode
@@ -49,6 +49,23 @@ def test_a_rotation_that_the_device_code_cannot_do_is_refused() -> None:
         render(kernel_variants(spec), spec, GpuArch.parse("sm_90a"))
 
 
+def test_a_kernel_of_too_many_variants_is_refused() -> None:
+    spec = tiny_spec()
+    variants = kernel_variants(spec) * 10
+    assert len(variants) > MAX_VARIANTS
+    with pytest.raises(CodegenError, match=f"{MAX_VARIANTS} variants at most, not {len(variants)}"):
+        render(variants, spec, GpuArch.parse("sm_90a"))
+
+
+@pytest.mark.parametrize(("count", "kind"), [(32, "u32"), (33, "u64")])
+def test_every_variant_has_a_bit(count: int, kind: str) -> None:
+    spec = tiny_spec()
+    variants = (kernel_variants(spec) * 4)[:count]
+    assert len(variants) == count
+    context = render_context(variants, spec, GpuArch.parse("sm_90a"))
+    assert context.mask_type == kind
+
+
 def test_an_opcode_that_no_program_uses_is_not_in_the_kernel() -> None:
     spec = tiny_spec()
     variants = [v for v in kernel_variants(spec) if v.opcode is not Opcode.ATTENTION_REDUCE]
@@ -58,7 +75,7 @@ def test_an_opcode_that_no_program_uses_is_not_in_the_kernel() -> None:
 
 
 def test_variants_keep_their_index() -> None:
-    """An instruction names its code by index: the kernel's switch must number as the programs do."""
+    """An instruction names its code by index: the kernel must number them as the programs do."""
     variants = kernel_variants(LLAMA_1B)
     context = render_context(variants, LLAMA_1B, GpuArch.parse("sm_90a"))
     assert [(op.index, op.name, op.opcode) for op in context.ops] == [

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,9 @@ from jitmk.errors import ConfigError
 from jitmk.model.spec import ModelSpec, NormKind
 from jitmk.program.configs import LSE_WORDS, MAX_GROUP, AttentionConfig, Epilogue, MatvecConfig, NormConfig, Prologue
 from jitmk.program.fusion import Fusion
-from jitmk.program.isa import NO_OPERAND, OPERANDS
+from jitmk.program.isa import NO_OPERAND, OPERANDS, Opcode
 from jitmk.program.lowering import lower
-from jitmk.program.program import BufferKind, Phase, Program
+from jitmk.program.program import BufferKind, Phase, Program, word_spread
 from jitmk.program.rope_layout import rope_offset
 from jitmk.program.weights import plan_weights
 from jitmk.schedule.verify import verify_program
@@ -191,6 +192,27 @@ def test_configs_know_the_copies_of_their_buffers(spec: ModelSpec, fusion: Fusio
                 assert config.residual_copies == buffers["residual_in"].copies, phase.name
         if isinstance(config, NormConfig) and config.output_copies > 1:
             assert output is not None and output.values == config.groups * config.group
+
+
+@settings(max_examples=40, deadline=None)
+@given(any_specs(), any_fusions(), st.sampled_from((1, 3)), st.booleans())
+def test_device_code_knows_how_far_sectors_are_apart(spec: ModelSpec, fusion: Fusion, splits: int, wide: bool) -> None:
+    """From the kernel's constant, but for what attention writes and for the inputs of projections."""
+    spec = replace(spec, hidden_size=2048) if wide else spec
+    spread = word_spread(spec.hidden_size)
+    assert spread == (1 if wide else 4)
+    for phase in lower(spec, splits, fused=fusion).phases:
+        opcode, config = phase.variant.opcode, phase.variant.config
+        for operand, buffer in phase.buffers.items():
+            if isinstance(config, MatvecConfig) and operand == "input":
+                assert config.input_spread == buffer.spread, phase.name
+            elif operand in ("lse", "lse_out"):
+                assert buffer.spread == spread
+            elif buffer.kind is not BufferKind.BF16:
+                assert buffer.spread == 1, buffer.name
+            else:
+                heads = opcode is Opcode.ATTENTION_REDUCE or (opcode is Opcode.ATTENTION and operand == "output")
+                assert buffer.spread == (1 if heads else spread), (phase.name, operand)
 
 
 @st.composite

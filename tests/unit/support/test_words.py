@@ -17,10 +17,11 @@ def _arena(words: int, epoch: int) -> torch.Tensor:
     return arena
 
 
+@pytest.mark.parametrize("spread", [1, 4])
 @pytest.mark.parametrize("kind", [BufferKind.BF16, BufferKind.FP32])
 @pytest.mark.parametrize("epoch", [1, 2, 2**31 - 1])
-def test_what_is_written_is_read(kind: BufferKind, epoch: int) -> None:
-    buffer = Buffer("x", kind, 80, tokens=1, copies=2, offset=64)
+def test_what_is_written_is_read(kind: BufferKind, epoch: int, spread: int) -> None:
+    buffer = Buffer("x", kind, 80, tokens=1, copies=2, offset=64, spread=spread)
     values = torch.randn(80, generator=torch.Generator().manual_seed(1)).bfloat16().float()
     values[:3] = torch.tensor([-0.0, float("inf"), -1.5])
     arena = _arena(buffer.offset + buffer.total_words + 32, epoch)

@@ -17,9 +17,12 @@ from jitmk.program.packing import MatrixLayout, ceil_div
 MAX_GROUP = 8
 """Query heads of an attention unit at most: the rows that the tensor-core fragment of the scores uses."""
 
-LSE_WORDS = 4
-"""Words that carry the same logarithm, that of a split's normaliser: a head of a split has a sector of L2 (32 bytes) to
-itself. Where several heads share one, all who poll queue at the same few lines."""
+SECTOR_WORDS = 4
+"""Words of a sector of L2, 32 bytes: the bf16 results of a unit."""
+
+LSE_WORDS = SECTOR_WORDS
+"""Words that carry the same logarithm, that of a split's normaliser: a head of a split has a sector to itself. Where
+several heads share one, all who poll queue at the same few lines."""
 
 ELEMENTWISE_VALUES = 256
 """Values of a unit of the opcodes that take a vector value by value."""

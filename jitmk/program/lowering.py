@@ -50,9 +50,8 @@ def lower(spec: ModelSpec, splits: int = 1, tokens: int = 1, fused: bool | Fusio
     if splits < 1:
         raise ConfigError(f"splits = {splits}; attention needs at least one")
     wanted = fused if isinstance(fused, Fusion) else FUSED if fused else UNFUSED
-    return _Lowering(
-        spec, wanted.possible(spec), ProgramBuilder(tokens, word_spread(spec.hidden_size)), splits
-    ).program()
+    builder = ProgramBuilder(tokens, word_spread(spec.hidden_size))
+    return _Lowering(spec, wanted.possible(spec), builder, splits).program()
 
 
 @dataclass(frozen=True)
@@ -227,8 +226,6 @@ class _Lowering:
             vectors |= self._norm_vectors(norm if layer is None else f"layers.{layer}.{norm}", "norm")
             prologue = _PROLOGUES[spec.norm.kind]
             config = replace(config, prologue=prologue, norm_eps=spec.norm.eps, norm_bias=spec.norm.bias)
-        x = buffers["input"]
-        config = replace(config, input_copies=x.copies, input_spread=x.spread)
         self._matvec(layer, name, config, buffers, vectors)
         return after
 
@@ -264,19 +261,13 @@ class _Lowering:
 
     def _block_end_config(self, name: str, x: Buffer) -> MatvecConfig:
         bias = self.spec.o_bias if name == "o_proj" else self.spec.mlp_bias
-        return MatvecConfig(
-            self.spec.hidden_size,
-            x.values,
-            Epilogue.STORE,
-            bias=bias,
-            input_copies=x.copies,
-            input_spread=x.spread,
-        )
+        return MatvecConfig(self.spec.hidden_size, x.values, Epilogue.STORE, bias=bias)
 
     def _matvec(
         self, layer: int | None, name: str, config: MatvecConfig, buffers: dict[str, Buffer], vectors: dict[str, str]
     ) -> None:
-        full = name if layer is None else f"layers.{layer}.{name}"
+        full, x = name if layer is None else f"layers.{layer}.{name}", buffers["input"]
+        config = replace(config, input_copies=x.copies, input_spread=x.spread)
         if config.bias:
             vectors = vectors | {"bias": full + "_bias"}
         units, matrices = config.layout.units, {"weights": full}

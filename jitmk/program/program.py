@@ -14,15 +14,12 @@ import torch
 
 from jitmk.program import access
 from jitmk.program.access import Span
-from jitmk.program.configs import Config
+from jitmk.program.configs import SECTOR_WORDS, Config
 from jitmk.program.isa import Opcode
 from jitmk.program.packing import ceil_div
 
 WORD_ALIGNMENT = 32
 """Buffers begin at multiples of this many words (256 bytes)."""
-
-SECTOR_WORDS = 4
-"""Words of a sector of L2, 32 bytes: the bf16 results of a unit."""
 
 SECTORS_OF_LINE = 4
 """Sectors of a line of L2, 128 bytes."""
@@ -31,8 +28,8 @@ SECTORS_OF_LINE = 4
 def word_spread(hidden_size: int) -> int:
     """How many sectors apart the sectors lie of buffers to which many SMs write, in the programs of a model.
 
-    Such a buffer is polled by SMs while others are still writing to it, and each sector that is written makes the whole
-    L2 line new to everyone who polls it. With a line for each sector a step of a narrow model takes 4 to 6 percent
+    Such a buffer is polled by SMs while others are still writing to it, and by all that was measured each write to an
+    L2 line delays everyone who polls it. With a line for each sector a step of a narrow model takes 4 to 6 percent
     less. Wide models find most words at their first look, for which they then need four times as many lines: they lose
     one to three percent (docs/performance.md). What an SM writes line by line, attention's output, has no need of it.
     """

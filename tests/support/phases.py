@@ -25,24 +25,24 @@ def isolate(program: Program, *names: str) -> Program:
     return replace(program, phases=tuple(replace(phase, index=i) for i, phase in enumerate(chosen)))
 
 
+def device_spread(phase: Phase, operand: str, spread: int) -> int:
+    """How far apart the device code of a phase takes the sectors of a buffer to be, in a kernel of this WORD_SPREAD."""
+    config, opcode = phase.variant.config, phase.variant.opcode
+    if isinstance(config, MatvecConfig) and operand == "input":
+        return config.input_spread
+    if operand in ("lse", "lse_out"):
+        return spread
+    heads = opcode is Opcode.ATTENTION_REDUCE or (opcode is Opcode.ATTENTION and operand == "output")
+    return spread if phase.buffers[operand].kind is BufferKind.BF16 and not heads else 1
+
+
 def spread_out(program: Program, spread: int) -> Program:
-    """The program as a kernel expects it in which the sectors of what many SMs write are `spread` sectors apart."""
+    """The program with its buffers as a kernel of this WORD_SPREAD expects them."""
+    spreads = {b.name: device_spread(phase, op, spread) for phase in program.phases for op, b in phase.buffers.items()}
     laid_out: dict[str, Buffer] = {}
     words = 0
-    spreads = {buffer.name: spread if buffer.kind is BufferKind.BF16 else 1 for buffer in program.buffers}
-    for phase in program.phases:
-        config, opcode = phase.variant.config, phase.variant.opcode
-        if isinstance(config, MatvecConfig):
-            spreads[phase.buffers["input"].name] = config.input_spread
-        for operand, buffer in phase.buffers.items():
-            if opcode in (Opcode.ATTENTION, Opcode.ATTENTION_REDUCE) and operand == "output":
-                spreads[buffer.name] = 1
-            if opcode is Opcode.ATTENTION_REDUCE and operand == "input":
-                spreads[buffer.name] = 1
-            if operand in ("lse", "lse_out"):
-                spreads[buffer.name] = spread
     for buffer in program.buffers:
-        laid_out[buffer.name] = replace(buffer, offset=words, spread=spreads[buffer.name])
+        laid_out[buffer.name] = replace(buffer, offset=words, spread=spreads.get(buffer.name, 1))
         words += laid_out[buffer.name].total_words
     phases = tuple(
         replace(phase, buffers={operand: laid_out[buffer.name] for operand, buffer in phase.buffers.items()})

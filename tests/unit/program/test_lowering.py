@@ -11,13 +11,14 @@ from jitmk.errors import ConfigError
 from jitmk.model.spec import ModelSpec, NormKind
 from jitmk.program.configs import LSE_WORDS, MAX_GROUP, AttentionConfig, Epilogue, MatvecConfig, NormConfig, Prologue
 from jitmk.program.fusion import Fusion
-from jitmk.program.isa import NO_OPERAND, OPERANDS, Opcode
+from jitmk.program.isa import NO_OPERAND, OPERANDS
 from jitmk.program.lowering import lower
 from jitmk.program.program import BufferKind, Phase, Program, word_spread
 from jitmk.program.rope_layout import rope_offset
 from jitmk.program.weights import plan_weights
 from jitmk.schedule.verify import verify_program
 from tests.support.features import FEATURES, any_fusions, any_specs, feature_spec
+from tests.support.phases import device_spread
 from tests.support.programs import phase_index
 from tests.support.tiny import tiny_spec
 
@@ -202,17 +203,8 @@ def test_device_code_knows_how_far_sectors_are_apart(spec: ModelSpec, fusion: Fu
     spread = word_spread(spec.hidden_size)
     assert spread == (1 if wide else 4)
     for phase in lower(spec, splits, fused=fusion).phases:
-        opcode, config = phase.variant.opcode, phase.variant.config
         for operand, buffer in phase.buffers.items():
-            if isinstance(config, MatvecConfig) and operand == "input":
-                assert config.input_spread == buffer.spread, phase.name
-            elif operand in ("lse", "lse_out"):
-                assert buffer.spread == spread
-            elif buffer.kind is not BufferKind.BF16:
-                assert buffer.spread == 1, buffer.name
-            else:
-                heads = opcode is Opcode.ATTENTION_REDUCE or (opcode is Opcode.ATTENTION and operand == "output")
-                assert buffer.spread == (1 if heads else spread), (phase.name, operand)
+            assert buffer.spread == device_spread(phase, operand, spread), (phase.name, operand)
 
 
 @st.composite

@@ -23,7 +23,7 @@ def test_splits_of_llama_1b_on_an_h200(context: int, splits: int) -> None:
 
 
 # Heads of Llama-3.2-1B, Llama-3.1-8B and Qwen3-0.6B: contexts at which one split was measured as faster than more, and
-# as slower.
+# as slower. The model is early for the 8B, for which one split was 0.4 percent faster at 384 too.
 @pytest.mark.parametrize(
     ("heads", "head_dim", "faster", "slower", "splits"),
     [(32, 64, 384, 640, 4), (32, 128, 256, 640, 4), (16, 128, 192, 384, 4)],

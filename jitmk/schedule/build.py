@@ -9,7 +9,7 @@ from jitmk.program.program import Program
 from jitmk.schedule.policies import POLICIES, PolicyInput
 from jitmk.schedule.schedule import Schedule, from_placements
 
-DEFAULT_POLICY = "round_robin"
+DEFAULT_POLICY = "level"
 
 
 def make_schedule(

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from jitmk.schedule.policies.base import Placement, Policy, PolicyInput
 from jitmk.schedule.policies.cyclic import RoundRobin, Zigzag
+from jitmk.schedule.policies.level import Level
 from jitmk.schedule.policies.listing import ListScheduling
 from jitmk.schedule.policies.pool import Pool
 from jitmk.schedule.policies.wave import Wave
 
 POLICIES: Mapping[str, Policy] = {
-    policy.name: policy for policy in (RoundRobin(), Zigzag(), Wave(), ListScheduling(), Pool())
+    policy.name: policy for policy in (Level(), RoundRobin(), Zigzag(), Wave(), ListScheduling(), Pool())
 }
 """Every policy by the name that `make_schedule` takes."""
 

@@ -130,7 +130,7 @@ class MadeUpGpu:
     def true_us(self, tuning: Tuning, context: int) -> float:
         splits = tuning.splits(context)
         attention = context / splits * 0.3 + (60 + 2 * splits if splits > 1 else 0)
-        policy = {"round_robin": 0, "zigzag": 2, "wave": 1, "list": 20, "pool": 40}[tuning.policy]
+        policy = {"level": 0, "round_robin": 3, "zigzag": 2, "wave": 1, "list": 20, "pool": 40}[tuning.policy]
         return 600 + attention + policy + 12 * abs(tuning.window - self.best_window)
 
     def measure(self, tuning: Tuning, context: int) -> float:
@@ -147,11 +147,11 @@ def test_the_made_up_gpu_is_tuned(noise: float, seed: int) -> None:
     gpu = MadeUpGpu(noise, seed=seed)
     tuning = choose(measure_all(plan, default, gpu.measure), default)
     assert len(gpu.calls) == plan.launches
-    assert (tuning.window, tuning.policy) == (4, "round_robin")
+    assert (tuning.window, tuning.policy) == (4, "level")
     assert parse_tuning(asdict(tuning), SPEC, H200) == tuning
     assert tuning.splits(128) == 1 and tuning.splits(4096) == 16
     for context in plan.contexts:
-        best = min(gpu.true_us(Tuning(4, 2, "round_robin", ((0, s),)), context) for s in plan.ladder)
+        best = min(gpu.true_us(Tuning(4, 2, "level", ((0, s),)), context) for s in plan.ladder)
         assert gpu.true_us(tuning, context) <= best * (1 + MIN_GAIN + 3 * noise)
 
 

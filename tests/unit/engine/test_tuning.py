@@ -47,7 +47,7 @@ def test_defaults_and_candidates_are_allowed(spec: Any, arch: str) -> None:
 
 
 def test_defaults_are_what_was_measured_on_an_h200() -> None:
-    assert default_tuning(SPEC, H200, 300) == Tuning(3, 2, "round_robin", ((0, 1),))
+    assert default_tuning(SPEC, H200, 300) == Tuning(3, 2, "level", ((0, 1),))
     assert default_tuning(SPEC, H200, 8192).splits(8192) == 16
 
 
@@ -63,7 +63,7 @@ def test_json_comes_back() -> None:
         ({"window": True}, "window = True"),
         ({"window": 3.0}, "window = 3.0"),
         ({"window": None}, "window = None"),
-        ({"policy": "dice"}, "policy = 'dice' is not possible; allowed is round_robin, "),
+        ({"policy": "dice"}, "policy = 'dice' is not possible; allowed is level, round_robin, "),
         ({"policy": 3}, "policy = 3"),
         ({"policy": ["wave"]}, "policy = "),
         ({"split_steps": [[0, 5]]}, "5 splits are not possible here; allowed is 1, 2, 3, 4, 6, 8, 12, 16"),

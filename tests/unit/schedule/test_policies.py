@@ -13,6 +13,7 @@ from jitmk.program.program import Program
 from jitmk.schedule.build import make_schedule
 from jitmk.schedule.policies import POLICIES
 from jitmk.schedule.policies.listing import fill_levels
+from jitmk.schedule.schedule import Schedule
 from jitmk.schedule.verify import verify
 from tests.support.programs import branching_program, phase_index
 from tests.support.tiny import tiny_spec
@@ -65,6 +66,45 @@ def test_round_robin_goes_on_where_it_ended() -> None:
         owners = sms_of(program, sms, "round_robin", phase.index)
         assert owners == [(expected + unit) % sms for unit in range(phase.units)]
         expected = (owners[-1] + 1) % sms
+
+
+def counts_of(schedule: Schedule, name: str) -> list[int]:
+    """Units of a phase on each SM."""
+    index = phase_index(schedule.program, name)
+    return [sum(a.unit_count for a in queue if a.phase == index) for queue in schedule.queues]
+
+
+def test_level_makes_up_for_an_uneven_phase() -> None:
+    """Down has 12 units for 8 SMs: those with two of them have fewer bytes of gate_up, by 0.7 of a unit of down."""
+    program = lower(tiny_spec(hidden_size=96, intermediate_size=1024, num_layers=2))
+    schedule = make_schedule(program, 8, "level")
+    verify(schedule)
+    for layer in range(2):
+        down, gate_up = (counts_of(schedule, f"layers.{layer}.{name}") for name in ("down", "gate_up"))
+        assert sorted(down) == [1] * 4 + [2] * 4
+        few, many = ({g for d, g in zip(down, gate_up, strict=True) if d == units} for units in (2, 1))
+        unit_bytes = [16 * 256, 16 * 1024]  # of gate_up, of down
+        (less,) = {round(max(many)) - round(max(few))}
+        assert max(few) < min(many)
+        assert abs(less * unit_bytes[0] - 0.7 * unit_bytes[1]) <= unit_bytes[0]
+
+
+def test_level_is_round_robin_where_phases_come_out_even() -> None:
+    program = lower(tiny_spec(hidden_size=256, intermediate_size=1024, num_layers=2, num_kv_heads=2))
+    level, plain = (make_schedule(program, 8, policy) for policy in ("level", "round_robin"))
+    names = ("qkv", "o_proj", "gate_up", "down")
+    for name in names:
+        assert counts_of(level, f"layers.1.{name}") == counts_of(plain, f"layers.1.{name}")
+
+
+def test_who_attends_gets_nothing_of_the_next_projection_if_that_costs_nobody_more() -> None:
+    program = lower(tiny_spec(hidden_size=96, num_layers=1, num_kv_heads=1, num_heads=1))
+    for sms, excluded in ((8, True), (6, False), (1, False)):  # 12 units: two each on 7 SMs, but not on 5
+        schedule = make_schedule(program, sms, "level")
+        (attending,) = [sm for sm, count in enumerate(counts_of(schedule, "layers.0.attention")) if count]
+        counts = counts_of(schedule, "layers.0.o_proj")
+        assert (counts[attending] == 0) == excluded and sum(counts) == 12
+        assert max(counts) == -(-12 // sms)
 
 
 def test_zigzag_turns_round() -> None:
@@ -143,7 +183,7 @@ def test_an_arch_gives_its_sms() -> None:
 
 def test_bad_requests_are_refused() -> None:
     program = programs()["plain"]
-    with pytest.raises(ConfigError, match="no schedule policy 'fastest'; policies are list, pool"):
+    with pytest.raises(ConfigError, match="no schedule policy 'fastest'; policies are level, list, pool"):
         make_schedule(program, 4, "fastest")
     with pytest.raises(ConfigError, match="sms = 0"):
         make_schedule(program, 0)

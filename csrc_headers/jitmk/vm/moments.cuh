@@ -24,7 +24,7 @@ struct Normaliser {
 
 // The normaliser of `count` values; `squares`: the sum of their squared distances from the mean (RMS: from 0).
 __device__ __forceinline__ Normaliser normaliser(float mean, float squares, float count, float eps) {
-  return {mean, 1.0f / sqrtf(squares / count + eps)};
+  return {mean, rsqrtf(squares * (1.0f / count) + eps)};
 }
 
 // The moments of all parts of `count` values together (Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample
@@ -35,7 +35,7 @@ __device__ __forceinline__ Normaliser pool(const Moments (&part)[CONSUMER_WARPS]
   if constexpr (KIND == NormKind::LAYER) {
 #pragma unroll
     for (int w = 0; w < CONSUMER_WARPS; w++) mean += part[w].count * part[w].mean;
-    mean /= count;
+    mean *= 1.0f / count;
   }
 #pragma unroll
   for (int w = 0; w < CONSUMER_WARPS; w++) {
@@ -54,7 +54,7 @@ __device__ __forceinline__ Moments warp_moments(float count, Value value, Inside
     for (int i = 0; i < QUADS; i++) total += inside(i) ? sum(value(i)) : 0.0f;
     total = warp_sum(total);
   }
-  const float mean = KIND == NormKind::LAYER && count > 0 ? total / count : 0.0f;
+  const float mean = KIND == NormKind::LAYER && count > 0 ? total * ptx::reciprocal_approx(count) : 0.0f;
 #pragma unroll
   for (int i = 0; i < QUADS; i++) squares += inside(i) ? sum_of_squares(KIND == NormKind::LAYER ? subtract(value(i), mean) : value(i)) : 0.0f;
   return {count, mean, warp_sum(squares)};

@@ -14,8 +14,11 @@ struct SliceQuads {
 
   __device__ __forceinline__ int local(int i) const { return lane + i * WARP_LANES; }
   __device__ __forceinline__ int global(int i) const { return warp * SLICE + local(i); }
-  __device__ __forceinline__ bool in_slice(int i) const { return local(i) < SLICE; }
-  __device__ __forceinline__ bool inside(int i) const { return in_slice(i) && global(i) * 4 < M::COLUMNS; }
+  // Of most quads the compiler knows it.
+  __device__ __forceinline__ bool in_slice(int i) const { return (i + 1) * WARP_LANES <= SLICE || local(i) < SLICE; }
+  __device__ __forceinline__ bool inside(int i) const {
+    return in_slice(i) && (M::COLUMNS == CONSUMER_WARPS * M::SLICE_COLUMNS || global(i) * 4 < M::COLUMNS);
+  }
   // Columns of the matrix in the slice.
   __device__ __forceinline__ float count() const { return static_cast<float>(max(0, min(M::SLICE_COLUMNS, M::COLUMNS - warp * M::SLICE_COLUMNS))); }
 };
@@ -63,10 +66,17 @@ __device__ __forceinline__ void fetch_residual(const Consumer<G>& consumer, Slic
   }
 }
 
+// Where the fp32 sum behind a post-norm lies that belongs to this warp: behind its slice, where the residual was.
+template <class M, class G>
+__device__ __forceinline__ float4* sum_of_slice(const Consumer<G>& consumer) {
+  return reinterpret_cast<float4*>(consumer.slice + M::SLICE_COLUMNS * 2);
+}
+
 // Publishes what lies in this warp's slice of the parts of the sum that belong to the instruction's units: SUM_VALUES to
 // each, in the order of the units.
 template <class M, class G>
-__device__ __forceinline__ void publish_sum(const Consumer<G>& consumer, Instruction in, const float* sum) {
+__device__ __forceinline__ void publish_sum(const Consumer<G>& consumer, Instruction in) {
+  const auto* sum = reinterpret_cast<const float*>(sum_of_slice<M>(consumer));
   constexpr int VALUES = M::SUM_VALUES, STRIDE = isa::copy_stride(M::COLUMNS);
   const Context<G>& context = consumer.context;
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
@@ -102,7 +112,7 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
   const Quads quads{context.warp, context.lane};
   const auto inside = [quads](int i) { return quads.inside(i); };
   const Slice slice{reinterpret_cast<u32*>(consumer.slice)};
-  auto* residual = reinterpret_cast<float4*>(consumer.slice + M::SLICE_COLUMNS * 2);  // behind the slice; later the sum
+  float4* residual = sum_of_slice<M>(consumer);
   const SliceConstants<M, LAYER || RMS, EARLY> weight(quads, constants + in[isa::matvec::NORM], 1);
   const SliceConstants<M, M::NORM_BIAS, EARLY> bias(quads, constants + in[isa::matvec::NORM_BIAS], 0);
   const SliceConstants<M, POST, EARLY> post_weight(quads, constants + in[isa::matvec::POST_NORM], 1);
@@ -137,7 +147,6 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
       if (inside(i)) slice.put(quads.local(i), pack_bf16(add(multiply(norm(value(i)), weight[i]), bias[i])));
   }
   __syncwarp();
-  if constexpr (M::POST_SUM) publish_sum<M>(consumer, in, reinterpret_cast<const float*>(residual));
   return square_sum;
 }
 

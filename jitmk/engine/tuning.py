@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from jitmk.arch import GpuArch
-from jitmk.codegen import ring_chunks
+from jitmk.codegen import max_window, ring_chunks
 from jitmk.cuda.device import Device
 from jitmk.engine.step_programs import kernel_variants
 from jitmk.errors import ConfigError
@@ -89,8 +89,7 @@ class Knob:
 
 
 def _windows(spec: ModelSpec, arch: GpuArch) -> range:
-    """The device takes half a ring at most."""
-    return range(1, max(1, ring_chunks(kernel_variants(spec), arch) // 2) + 1)
+    return range(1, max(1, max_window(ring_chunks(kernel_variants(spec), arch))) + 1)
 
 
 def _default_window(spec: ModelSpec, arch: GpuArch) -> int:

@@ -57,18 +57,17 @@ struct QueryFragment {
   }
 };
 
-// The running state of 8 heads on one warp, which sums DIMS of a head's D value dims, those from `first_dim` on.
-// Lane l holds head l / 4; output[n] its dims first_dim + 8n + 2q and the next.
-template <int D, int DIMS>
+// The running state of 8 heads on one warp. Lane l holds head l / 4; output[n] its dims 8n + 2q and the next.
+template <int D>
 struct AttentionAccumulator {
-  static_assert(D % 16 == 0 && DIMS % 16 == 0, "head_dim must be a multiple of 16");
-  float output[DIMS / 8][4];  // the upper half of each fragment belongs to heads 8..15, which do not exist
+  static_assert(D % 16 == 0, "head_dim must be a multiple of 16");
+  float output[D / 8][4];  // the upper half of each fragment belongs to heads 8..15, which do not exist
   float maximum = ptx::minus_infinity();
   float sum = 0;  // of this lane's positions
 
   __device__ __forceinline__ AttentionAccumulator() {
 #pragma unroll
-    for (int n = 0; n < DIMS / 8; n++)
+    for (int n = 0; n < D / 8; n++)
 #pragma unroll
       for (int i = 0; i < 4; i++) output[n][i] = 0;
   }
@@ -76,7 +75,7 @@ struct AttentionAccumulator {
   // tile: keys and values of 16 positions in shared memory.
   // score(dot product, position of the tile): in units of log2; -inf where the position does not count, which not all do.
   template <class Score>
-  __device__ __forceinline__ void add_tile(const QueryFragment<D>& query, const unsigned char* tile, int first_dim, Score score, int lane) {
+  __device__ __forceinline__ void add_tile(const QueryFragment<D>& query, const unsigned char* tile, Score score, int lane) {
     // Four chains of products side by side: each product waits for the one before in its chain.
     float low[2][4] = {}, high[2][4] = {};
 #pragma unroll
@@ -110,9 +109,9 @@ struct AttentionAccumulator {
       for (int i = 0; i < 2; i++) p[half][i] = ptx::exp2_approx(scores[half][i] - next);
     sum = sum * correction + p[0][0] + p[0][1] + p[1][0] + p[1][1];
     const u32 a0 = ptx::pack_bf16(p[0][0], p[0][1]), a2 = ptx::pack_bf16(p[1][0], p[1][1]);
-    const unsigned char* values = tile + TILE_POSITIONS * D * 2 + first_dim / 16 * 512;
+    const unsigned char* values = tile + TILE_POSITIONS * D * 2;
 #pragma unroll
-    for (int pair = 0; pair < DIMS / 16; pair++) {
+    for (int pair = 0; pair < D / 16; pair++) {
       const uint4 v = *reinterpret_cast<const uint4*>(values + pair * 512 + lane * 16);
       output[2 * pair][0] *= correction, output[2 * pair][1] *= correction;
       output[2 * pair + 1][0] *= correction, output[2 * pair + 1][1] *= correction;

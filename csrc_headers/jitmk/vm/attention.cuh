@@ -18,9 +18,12 @@ struct Attention : Config {
   static constexpr int RATIO = HEADS / KV_HEADS, GROUPS_PER_KV_HEAD = (RATIO + GROUP - 1) / GROUP;
   static constexpr int TILE_BYTES = tile::TILE_POSITIONS * D * 2 * 2;
   static constexpr int OUTPUT_STRIDE = isa::copy_stride(HEADS * D / 2);
-  // Wide heads are too much for one warp's registers: then two warps take a tile, each half of the value dims.
-  static constexpr int DIM_PARTS = D > 128 ? 2 : 1, PART_DIMS = D / DIM_PARTS;
-  static constexpr int TILE_WARPS = CONSUMER_WARPS / DIM_PARTS;  // tiles in work at a time
+  // A warp's sums lie in its slice as fp32 [heads][D], each head's groups of 8 dims in an order of its own: in the same one,
+  // stores of 8 heads would all go to the same banks. MIXED: the bits of a group's number that the head's are mixed into.
+  static constexpr int GROUPS_OF_8 = D / 8, MIXED = GROUPS_OF_8 % 8 == 0 ? 7 : GROUPS_OF_8 % 4 == 0 ? 3 : GROUPS_OF_8 % 2 == 0 ? 1 : 0;
+
+  // Where a head's group of 8 dims lies in a slice.
+  __device__ __forceinline__ static int sums_place(int head, int group) { return head * D + (group ^ (head & MIXED)) * 8; }
 
   // What the product of a query and a key counts for in a softmax of base 2.
   __device__ __forceinline__ static float score(float product) {
@@ -36,7 +39,8 @@ struct TileScores {
   int first, end;
 
   __device__ __forceinline__ float operator()(float product, int position) const {
-    return position < end && (!A::WINDOW || position >= first) ? A::score(product) : ptx::minus_infinity();
+    const float score = A::score(product);  // of all: that is faster than to ask first
+    return position < end && (!A::WINDOW || position >= first) ? score : ptx::minus_infinity();
   }
 };
 
@@ -54,10 +58,10 @@ struct AttentionUnit {
     heads = min(A::GROUP, A::RATIO - part * A::GROUP);
     oldest = A::WINDOW && window > 0 ? max(0, position + 1 - window) : 0;
     const int before = oldest / tile::TILE_POSITIONS;
-    i64 tiles = (position + tile::TILE_POSITIONS - 1) / tile::TILE_POSITIONS - before;
+    u32 tiles = (position + tile::TILE_POSITIONS - 1) / tile::TILE_POSITIONS - before;
     if (A::WINDOW && oldest == position) tiles = 0;  // though the new position's tile may hold others
-    first_tile = before + static_cast<int>(tiles * split / splits);
-    last_tile = before + static_cast<int>(tiles * (split + 1) / splits);
+    first_tile = before + static_cast<int>(tiles * split / static_cast<u32>(splits));
+    last_tile = before + static_cast<int>(tiles * (split + 1) / static_cast<u32>(splits));
     newest = split == splits - 1;
     appends = A::APPEND && newest && part == 0;
   }
@@ -72,12 +76,12 @@ struct AttentionUnit {
 template <class A, class G>
 struct TileChunks {
   static constexpr int TILES = G::chunk_bytes / A::TILE_BYTES;  // of a chunk
-  static constexpr int STEP = (A::TILE_WARPS + TILES - 1) / TILES;
+  static constexpr int STEP = (CONSUMER_WARPS + TILES - 1) / TILES;
   static constexpr bool HELD = STEP + G::Shared::MAX_WINDOW > G::Shared::RING_CHUNKS;
   static_assert(TILES >= 1, "a tile does not fit a chunk");
-  static_assert(TILES <= A::TILE_WARPS, "a warp takes at most one tile of a chunk");
+  static_assert(TILES <= CONSUMER_WARPS, "a warp takes at most one tile of a chunk");
 
-  __device__ __forceinline__ static int readers(int tiles) { return HELD ? CONSUMER_WARPS : tiles * (CONSUMER_WARPS / A::TILE_WARPS); }
+  __device__ __forceinline__ static int readers(int tiles) { return HELD ? CONSUMER_WARPS : tiles; }
   __device__ __forceinline__ static int of(const AttentionUnit<A>& unit) { return (unit.last_tile - unit.first_tile + TILES - 1) / TILES; }
 };
 
@@ -183,11 +187,11 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
   }
 }
 
-// Attention over the old tiles. Leaves this warp's sums in its slice as fp32 [heads][PART_DIMS], its softmax state in shared.
+// Attention over the old tiles. Leaves this warp's sums in its slice, its softmax state in shared.
 // A warp reads the chunks that hold its tiles, and skips the others.
 template <class A, class G>
 __device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const AttentionUnit<A>& unit) {
-  constexpr int D = A::D, DIMS = A::PART_DIMS;
+  constexpr int D = A::D;
   using Chunks = TileChunks<A, G>;
   const Context<G>& context = consumer.context;
   auto& shared = context.shared.attention;
@@ -198,15 +202,14 @@ __device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const At
     const float product = query.times(tile::QueryFragment<D>(shared.new_key, 0, lane));
     if (lane % 4 == 0) shared.new_score[lane / 4] = A::score(product);
   }
-  tile::AttentionAccumulator<D, DIMS> accumulator;
-  const int first_dim = context.warp / A::TILE_WARPS * DIMS;
+  tile::AttentionAccumulator<D> accumulator;
   int chunk = 0;  // the next of the unit
-  for (int mine = context.warp % A::TILE_WARPS; unit.first_tile + mine < unit.last_tile; mine += A::TILE_WARPS) {
+  for (int mine = context.warp; unit.first_tile + mine < unit.last_tile; mine += CONSUMER_WARPS) {
     consumer.template skip_chunks<Chunks::HELD>(mine / Chunks::TILES - chunk);
     chunk = mine / Chunks::TILES + 1;
     const int tile = unit.first_tile + mine;
     const TileScores<A> scores{unit.oldest - tile * tile::TILE_POSITIONS, min(tile::TILE_POSITIONS, position - tile * tile::TILE_POSITIONS)};
-    accumulator.add_tile(query, consumer.acquire_chunk() + mine % Chunks::TILES * A::TILE_BYTES, first_dim, scores, lane);
+    accumulator.add_tile(query, consumer.acquire_chunk() + mine % Chunks::TILES * A::TILE_BYTES, scores, lane);
     consumer.release_chunk();
   }
   consumer.template skip_chunks<Chunks::HELD>(Chunks::of(unit) - chunk);
@@ -214,19 +217,20 @@ __device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const At
   const int head = lane / 4;
   if (head < unit.heads) {
     if (lane % 4 == 0) shared.state[context.warp][head] = {accumulator.maximum, sum};
-    auto* sums = reinterpret_cast<float2*>(consumer.slice) + head * (DIMS / 2) + lane % 4;
+    float* sums = reinterpret_cast<float*>(consumer.slice) + lane % 4 * 2;
 #pragma unroll
-    for (int n = 0; n < DIMS / 8; n++) sums[n * 4] = make_float2(accumulator.output[n][0], accumulator.output[n][1]);
+    for (int n = 0; n < D / 8; n++)
+      *reinterpret_cast<float2*>(sums + A::sums_place(head, n)) = make_float2(accumulator.output[n][0], accumulator.output[n][1]);
   }
 }
 
 constexpr float LOWEST_SCORE = -1e30f;  // of any that a maximum is taken with
 
-// Merges the warps' sums and the new token; every thread takes some pairs of dims and publishes them. Of several splits
+// Merges the warps' sums and the new token; every thread takes some quads of dims and publishes them. Of several splits
 // each publishes its own output, and for each head the logarithm of its normaliser: -inf and zeros where it has no position.
 template <class A, class G>
 __device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const AttentionUnit<A>& unit, int splits, Instruction in) {
-  constexpr int D = A::D, PAIRS = D / 2;
+  constexpr int D = A::D, QUADS = D / 4;
   const Context<G>& context = consumer.context;
   const auto& shared = context.shared.attention;
   const u32 epoch = context.epoch();
@@ -234,40 +238,39 @@ __device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const A
   u64* lse = context.params.words + in[isa::attention::LSE_OUT];
   const int first_row = unit.split * A::HEADS + unit.head;
   const float* first_slice = reinterpret_cast<const float*>(consumer.slice - context.warp * G::slice_bytes);
-  for (int i = consumer.thread(); i < unit.heads * PAIRS; i += CONSUMER_WARPS * WARP_LANES) {
-    const int head = i / PAIRS, pair = i % PAIRS;
-    const int part = 2 * pair / A::PART_DIMS, first_warp = part * A::TILE_WARPS;
+  for (int i = consumer.thread(); i < unit.heads * QUADS; i += CONSUMER_WARPS * WARP_LANES) {
+    const int head = i / QUADS, quad = i % QUADS;
     // A warp without tiles has a sum of 0, zeros, and a maximum of -inf, which must not meet another.
     const float new_score = unit.newest ? shared.new_score[head] : ptx::minus_infinity();
-    const u32 v = reinterpret_cast<const u32*>(shared.new_value)[pair];
-    SoftmaxState state[A::TILE_WARPS];
-    float2 sums[A::TILE_WARPS];
+    const float4 new_value = unpack_bf16(reinterpret_cast<const uint2*>(shared.new_value)[quad]);
+    SoftmaxState state[CONSUMER_WARPS];
+    float4 sums[CONSUMER_WARPS];
 #pragma unroll
-    for (int w = 0; w < A::TILE_WARPS; w++) {
-      state[w] = shared.state[first_warp + w][head];
-      sums[w] = *reinterpret_cast<const float2*>(first_slice + (first_warp + w) * (G::slice_bytes / 4) + head * A::PART_DIMS + 2 * pair % A::PART_DIMS);
+    for (int w = 0; w < CONSUMER_WARPS; w++) {
+      state[w] = shared.state[w][head];
+      sums[w] = *reinterpret_cast<const float4*>(first_slice + w * (G::slice_bytes / 4) + A::sums_place(head, quad / 2) + quad % 2 * 4);
     }
     float maximum = fmaxf(new_score, LOWEST_SCORE);
 #pragma unroll
-    for (int w = 0; w < A::TILE_WARPS; w++) maximum = fmaxf(maximum, state[w].maximum);
+    for (int w = 0; w < CONSUMER_WARPS; w++) maximum = fmaxf(maximum, state[w].maximum);
     float sum = unit.newest ? ptx::exp2_approx(new_score - maximum) : 0;
-    float low = unit.newest ? sum * ptx::low_bf16(v) : 0, high = unit.newest ? sum * ptx::high_bf16(v) : 0;
+    float4 x = unit.newest ? multiply(new_value, sum) : make_float4(0, 0, 0, 0);
 #pragma unroll
-    for (int w = 0; w < A::TILE_WARPS; w++) {
+    for (int w = 0; w < CONSUMER_WARPS; w++) {
       const float weight = ptx::exp2_approx(state[w].maximum - maximum);
       sum += weight * state[w].sum;
-      low += weight * sums[w].x;
-      high += weight * sums[w].y;
+      x = add(x, multiply(sums[w], weight));
     }
-    const float inverse = sum == 0 ? 0.0f : ptx::reciprocal_approx(sum);
-    const u64 word = make_word(ptx::pack_bf16(low * inverse, high * inverse), epoch);
+    const uint2 y = pack_bf16(multiply(x, sum == 0 ? 0.0f : ptx::reciprocal_approx(sum)));
 #pragma unroll
     for (int copy = 0; copy < A::OUTPUT_COPIES; copy++) {
       if (copy > 0 && splits > 1) break;  // partial results have one copy
-      ptx::store_relaxed_gpu(output + copy * A::OUTPUT_STRIDE + (first_row + head) * PAIRS + pair, word);
+      u64* to = output + copy * A::OUTPUT_STRIDE + 2 * ((first_row + head) * QUADS + quad);
+      ptx::store_relaxed_gpu(to, make_word(y.x, epoch));
+      ptx::store_relaxed_gpu(to + 1, make_word(y.y, epoch));
     }
-    if (splits > 1 && pair < isa::LSE_WORDS)
-      ptx::store_relaxed_gpu(lse + (first_row + head) * isa::LSE_STRIDE + pair, make_word(__float_as_uint(maximum + ptx::log2_approx(sum)), epoch));
+    if (splits > 1 && quad < isa::LSE_WORDS)
+      ptx::store_relaxed_gpu(lse + (first_row + head) * isa::LSE_STRIDE + quad, make_word(__float_as_uint(maximum + ptx::log2_approx(sum)), epoch));
   }
 }
 

@@ -69,7 +69,9 @@ struct SharedLayout : FixedShared<G> {
   static constexpr int SLICES_BYTES = CONSUMER_WARPS * G::slice_bytes;
   static constexpr int RING_CHUNKS =
       (G::shared_bytes - SLICES_BYTES - static_cast<int>(sizeof(FixedShared<G>)) - 64) / (G::chunk_bytes + 2 * static_cast<int>(sizeof(ptx::Barrier)));
-  static constexpr int MAX_WINDOW = RING_CHUNKS / 2;  // loads in flight; see TileChunks
+  // Loads in flight: half a ring, or four and more that leave a chunk for each consumer warp (see TileChunks).
+  static constexpr int BESIDE_WARPS = RING_CHUNKS - CONSUMER_WARPS;
+  static constexpr int MAX_WINDOW = BESIDE_WARPS >= 4 && BESIDE_WARPS < RING_CHUNKS / 2 ? BESIDE_WARPS : RING_CHUNKS / 2;
   static constexpr int WARP_ARRIVALS = G::race_check ? WARP_LANES : 1;  // see Context::arrive
   static_assert(RING_CHUNKS >= 2, "shared memory has no room for a ring of two chunks");
   static_assert(G::slice_bytes % 128 == 0, "slices must keep the ring aligned");

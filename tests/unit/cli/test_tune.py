@@ -68,7 +68,7 @@ def test_what_is_fastest_is_shown_kept_and_found(
     out = capsys.readouterr().out
     lines = out.splitlines()
     header = next(i for i, line in enumerate(lines) if line.startswith("us a step, window"))
-    assert lines[header].split()[4:] == ["1", "2", "3", "4", "5"]
+    assert lines[header].split()[4:] == ["1", "2", "3", "4"]
     assert lines[header + 1].split()[:2] == ["context", "128"] and "600.0*" in lines[header + 1]
     assert lines[header + 1].count("*") == 1 and "660.0" in lines[header + 1]
     assert "us a step, policy" in out and "us a step, splits" in out

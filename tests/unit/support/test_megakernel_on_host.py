@@ -70,7 +70,7 @@ def test_mistakes_show(what: str, tmp_path: Path, sound_logits: torch.Tensor) ->
     """With some turns: either the launch goes wrong, or its results do."""
     wrong = _model(tmp_path / "wrong", MISTAKES[what])
     program = wrong.prepare(lower(SPEC, 3))
-    for _ in range(10):
+    for _ in range(60):
         try:
             found = not torch.equal(wrong.forced_logits(program, IDS, 20), sound_logits)
         except AssertionError:

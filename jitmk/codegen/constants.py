@@ -8,7 +8,6 @@ from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from jitmk.program.configs import Config, EmbedConfig, MatvecConfig
-from jitmk.program.packing import MatrixLayout
 
 NONE = "NONE"
 """The member that an enum of the device code has for None."""
@@ -31,18 +30,10 @@ def constants_of(config: Config) -> tuple[Constant, ...]:
     """
     hints = get_type_hints(type(config))
     constants = [_constant(field.name, hints[field.name], getattr(config, field.name)) for field in fields(config)]
-    layout = _layout(config)
-    if layout is not None:
+    if isinstance(config, MatvecConfig | EmbedConfig):
+        layout = config.layout
         constants += [_constant("blocks", int, layout.blocks), _constant("chunks", int, layout.chunks)]
     return tuple(constants)
-
-
-def _layout(config: Config) -> MatrixLayout | None:
-    if isinstance(config, MatvecConfig):
-        return config.layout
-    if isinstance(config, EmbedConfig):
-        return MatrixLayout(config.vocab_size, config.hidden_size)
-    return None
 
 
 def _constant(name: str, hint: Any, value: Any) -> Constant:

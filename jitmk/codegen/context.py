@@ -10,10 +10,11 @@ from jitmk.codegen.constants import Constant, constants_of
 from jitmk.codegen.sharing import Role, role_config, shared_code
 from jitmk.errors import CodegenError
 from jitmk.model.spec import ModelSpec
+from jitmk.program.chunks import chunk_bytes
 from jitmk.program.configs import MAX_GROUP, AttentionConfig, MatvecConfig, RopeConfig
 from jitmk.program.isa import Opcode
 from jitmk.program.kv_layout import KvLayout
-from jitmk.program.packing import CHUNK_BYTES, CONSUMER_WARPS, ceil_div
+from jitmk.program.packing import CHUNK_LIMIT, CONSUMER_WARPS, ceil_div
 from jitmk.program.program import Variant, word_spread
 
 FIXED_SHARED_BYTES = 10240
@@ -92,15 +93,15 @@ def render_context(
             f"a kernel holds {MAX_VARIANTS} variants at most, not {len(variants)}: the model's layers are of too many "
             "kinds; use another backend"
         )
-    slice_bytes = _widest_slice_bytes(variants)
+    slice_bytes, slot_bytes = _widest_slice_bytes(variants), _slot_bytes(variants)
     if ring_chunks(variants, arch) < MIN_RING_CHUNKS:
         raise CodegenError(
             f"the model needs {CONSUMER_WARPS * slice_bytes} bytes of shared memory for its widest vector "
-            f"(hidden {spec.hidden_size}, intermediate {spec.intermediate_size}) and {MIN_RING_CHUNKS * CHUNK_BYTES} "
+            f"(hidden {spec.hidden_size}, intermediate {spec.intermediate_size}) and {MIN_RING_CHUNKS * slot_bytes} "
             f"for the weight ring, but a block of {arch.name} has {arch.shared_bytes_per_block}; "
             "use a GPU with more shared memory (sm_90a, sm_100a, sm_103a), or another backend"
         )
-    if KvLayout(spec.head_dim).tile_bytes > CHUNK_BYTES:
+    if KvLayout(spec.head_dim).tile_bytes > slot_bytes:
         raise CodegenError(f"head_dim = {spec.head_dim} is too wide; 256 is the most")
     for config in (variant.config for variant in variants):
         if isinstance(config, AttentionConfig | RopeConfig) and config.rotary_dim % 4:
@@ -111,7 +112,7 @@ def render_context(
         arch.name,
         arch.shared_bytes_per_block,
         slice_bytes,
-        CHUNK_BYTES,
+        slot_bytes,
         spec.head_dim,
         MAX_GROUP,
         word_spread(spec.hidden_size),
@@ -130,7 +131,19 @@ def _op(index: int, variant: Variant) -> OpContext:
 def ring_chunks(variants: Sequence[Variant], arch: GpuArch) -> int:
     """Chunks that the ring of a kernel with these variants holds, at least. None is built below `MIN_RING_CHUNKS`."""
     slices = CONSUMER_WARPS * _widest_slice_bytes(variants)
-    return max(0, arch.shared_bytes_per_block - slices - FIXED_SHARED_BYTES) // CHUNK_BYTES
+    return max(0, arch.shared_bytes_per_block - slices - FIXED_SHARED_BYTES) // _slot_bytes(variants)
+
+
+def max_window(ring: int) -> int:
+    """Loads that may be in flight into a ring of so many chunks, as the device code works it out (vm/shared.cuh)."""
+    beside_warps = ring - CONSUMER_WARPS
+    return beside_warps if 4 <= beside_warps < ring // 2 else ring // 2
+
+
+def _slot_bytes(variants: Sequence[Variant]) -> int:
+    """Of a slot of the ring: the largest chunk that any variant's matrix may have."""
+    matrices = [variant.config for variant in variants if isinstance(variant.config, MatvecConfig)]
+    return chunk_bytes(max((config.chunk_limit for config in matrices), default=CHUNK_LIMIT))
 
 
 def _widest_slice_bytes(variants: Sequence[Variant]) -> int:
@@ -144,6 +157,5 @@ def _slice_bytes(variant: Variant) -> int:
         # The slice in bf16; behind a post-norm also the fp32 sum that it is made from (vm/prologue.cuh).
         return config.layout.slice_columns * (2 if config.post is None else 6)
     if isinstance(config, AttentionConfig):
-        # Of heads wider than 128 a warp keeps half the value dims (csrc_headers/jitmk/vm/attention.cuh).
-        return config.group * (config.head_dim // 2 if config.head_dim > 128 else config.head_dim) * 4
+        return config.group * config.head_dim * 4
     return 0

@@ -28,7 +28,7 @@ def role_config(config: Config, role: Role) -> Config:
     if not isinstance(config, MatvecConfig):
         return config
     if role is Role.LOAD:
-        return MatvecConfig(rows=0, columns=config.columns, epilogue=Epilogue.STORE)
+        return MatvecConfig(0, config.columns, Epilogue.STORE, chunk_limit=config.chunk_limit)
     if role is Role.STORE:
         scaled = config.prologue is Prologue.RMS  # 1/rms is applied to the dot products
         return replace(

@@ -7,7 +7,6 @@ import ctypes
 from jitmk.arch import GpuArch
 from jitmk.codegen.abi import Field
 from jitmk.codegen.render import environment, inline_headers
-from jitmk.program.packing import CHUNK_BYTES
 from jitmk.resources import headers_dir
 
 STREAM_KERNEL_NAME = "jitmk_stream"
@@ -17,6 +16,7 @@ STREAM_FIELDS = (
     Field("chunks", ctypes.c_int64, "i64", "how many chunks of it"),
 )
 
+CHUNK_BYTES = 16384
 _BARRIER_BYTES = 1024
 
 

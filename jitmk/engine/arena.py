@@ -55,7 +55,9 @@ class WeightArena:
             return self._stored(table).view(table.layout.rows, table.layout.columns)[ids].float()
         head = self.plan.matrices["lm_head"]
         units = self._stored(head).view(head.layout.units, -1)[ids // UNIT_ROWS]
-        rows = unpack(units, len(ids) * UNIT_ROWS, head.layout.columns).view(len(ids), UNIT_ROWS, -1)
+        layout = head.layout
+        rows = unpack(units, len(ids) * UNIT_ROWS, layout.columns, chunk_limit=layout.chunk_limit)
+        rows = rows.view(len(ids), UNIT_ROWS, -1)
         return rows[torch.arange(len(ids), device=ids.device), ids % UNIT_ROWS].float()
 
     def position_embedding(self, positions: torch.Tensor) -> torch.Tensor:
@@ -78,13 +80,14 @@ class WeightArena:
         if not matrix.packed:
             return self._stored(matrix).view(matrix.layout.rows, matrix.layout.columns)[begin:end]
         units = self._stored(matrix).view(matrix.layout.units, -1)[begin // UNIT_ROWS : -(-end // UNIT_ROWS)]
-        return unpack(units, end - begin, matrix.layout.columns)
+        return unpack(units, end - begin, matrix.layout.columns, chunk_limit=matrix.layout.chunk_limit)
 
     def _fill(self, matrix: Matrix, begin: int, rows: torch.Tensor) -> None:
         """Stores rows of a matrix, in whole units but for the last."""
         if matrix.packed:
             units = self._stored(matrix).view(matrix.layout.units, -1)
-            pack(rows, units[begin // UNIT_ROWS : -(-(begin + len(rows)) // UNIT_ROWS)])
+            limit = matrix.layout.chunk_limit
+            pack(rows, units[begin // UNIT_ROWS : -(-(begin + len(rows)) // UNIT_ROWS)], chunk_limit=limit)
         else:
             self._stored(matrix).view(matrix.layout.rows, -1)[begin : begin + len(rows)] = rows
 

@@ -7,12 +7,11 @@ import statistics
 import torch
 
 from jitmk import jit
-from jitmk.codegen.stream import STREAM_KERNEL_NAME, StreamParams, render_stream, ring_chunks
+from jitmk.codegen.stream import CHUNK_BYTES, STREAM_KERNEL_NAME, StreamParams, render_stream, ring_chunks
 from jitmk.cuda.device import Device
 from jitmk.cuda.launch import Launcher
 from jitmk.cuda.module import Module
 from jitmk.errors import DeviceError
-from jitmk.program.packing import CHUNK_BYTES
 from jitmk.settings import Settings
 
 _WARM_UPS = 5

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from jitmk.model.spec import Activation, NormKind
-from jitmk.program.packing import MatrixLayout, ceil_div
+from jitmk.program.packing import CHUNK_LIMIT, MatrixLayout, ceil_div
 
 MAX_GROUP = 8
 """Query heads of an attention unit at most: the rows that the tensor-core fragment of the scores uses."""
@@ -60,6 +60,12 @@ class EmbedConfig:
     residual_copies: int = 1
     scale: float = 1.0
     positions: bool = False
+    chunk_limit: int = CHUNK_LIMIT
+
+    @property
+    def layout(self) -> MatrixLayout:
+        """Of the LM head."""
+        return MatrixLayout(self.vocab_size, self.hidden_size, self.chunk_limit)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class MatvecConfig:
     LayerNorm: Ba et al. 2016, arXiv:1607.06450.
 
     Attributes:
-        rows, columns: of the matrix.
+        rows, columns, chunk_limit: the matrix's layout.
         epilogue, prologue: see there.
         norm_eps: of prologue and post-norm.
         norm_bias: whether the prologue LAYER adds a bias.
@@ -108,10 +114,11 @@ class MatvecConfig:
     input_spread: int = 1
     residual_copies: int = 1
     output_copies: int = 1
+    chunk_limit: int = CHUNK_LIMIT
 
     @property
     def layout(self) -> MatrixLayout:
-        return MatrixLayout(self.rows, self.columns)
+        return MatrixLayout(self.rows, self.columns, self.chunk_limit)
 
     @property
     def sum_values(self) -> int:

@@ -8,6 +8,7 @@ from jitmk.errors import ConfigError
 from jitmk.model.spec import ModelSpec, NormKind
 from jitmk.program.attention_lowering import lower_attention
 from jitmk.program.builder import ProgramBuilder
+from jitmk.program.chunks import chunk_limit
 from jitmk.program.configs import (
     ELEMENTWISE_VALUES,
     ActivateConfig,
@@ -51,7 +52,7 @@ def lower(spec: ModelSpec, splits: int = 1, tokens: int = 1, fused: bool | Fusio
         raise ConfigError(f"splits = {splits}; attention needs at least one")
     wanted = fused if isinstance(fused, Fusion) else FUSED if fused else UNFUSED
     builder = ProgramBuilder(tokens, word_spread(spec.hidden_size))
-    return _Lowering(spec, wanted.possible(spec), builder, splits).program()
+    return _Lowering(spec, wanted.possible(spec), builder, splits, chunk_limit(spec)).program()
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class _Lowering:
     fusion: Fusion
     b: ProgramBuilder
     splits: int
+    chunk_limit: int
 
     def program(self) -> Program:
         residual = self._embed()
@@ -103,6 +105,7 @@ class _Lowering:
             residual.sum.copies,
             spec.embedding_scale,
             spec.learned_positions,
+            self.chunk_limit,
         )
         buffers = {"output": residual.input, "residual_out": residual.sum}
         units = ceil_div(spec.hidden_size, UNIT_ROWS)
@@ -267,7 +270,7 @@ class _Lowering:
         self, layer: int | None, name: str, config: MatvecConfig, buffers: dict[str, Buffer], vectors: dict[str, str]
     ) -> None:
         full, x = name if layer is None else f"layers.{layer}.{name}", buffers["input"]
-        config = replace(config, input_copies=x.copies, input_spread=x.spread)
+        config = replace(config, input_copies=x.copies, input_spread=x.spread, chunk_limit=self.chunk_limit)
         if config.bias:
             vectors = vectors | {"bias": full + "_bias"}
         units, matrices = config.layout.units, {"weights": full}

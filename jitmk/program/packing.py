@@ -3,10 +3,11 @@
 A unit is 8 consecutive rows. Its columns are dealt to the consumer warps in contiguous slices, and a warp takes its
 slice in blocks of 32 columns: 8 rows x 32 columns are 512 bytes, 16 a lane, which is what two tensor-core
 instructions need (`mma.m16n8k16` with the weights as B; the order of k within a block is free as long as the
-activations follow it). A chunk is a piece of a unit: the same blocks of every warp's slice, at most 16 KB.
+activations follow it). A chunk is a piece of a unit: the same blocks of every warp's slice, 16 KB at most unless the
+model's rows call for another size (`chunks.py`).
 
     unit    [chunks]                    contiguous, `unit_bytes`
-    chunk   [warps][blocks of chunk]    contiguous, at most CHUNK_BYTES
+    chunk   [warps][blocks of chunk]    contiguous, as even as blocks allow
     block   [8 rows][32 columns]        bf16, row-major
 """
 
@@ -23,9 +24,8 @@ CONSUMER_WARPS = 8
 UNIT_ROWS = 8
 BLOCK_COLUMNS = 32
 BLOCK_BYTES = UNIT_ROWS * BLOCK_COLUMNS * 2
-CHUNK_BYTES = 16384
-CHUNK_BLOCKS = CHUNK_BYTES // (CONSUMER_WARPS * BLOCK_BYTES)
-"""Blocks of one warp's slice in a full chunk."""
+CHUNK_LIMIT = 4
+"""Blocks of one warp's slice in a chunk, at most, unless the model has another limit."""
 GRAIN_BYTES = 256
 """Weights are addressed in grains, so that an int32 operand reaches 512 GB."""
 
@@ -37,10 +37,16 @@ def ceil_div(a: int, b: int) -> int:
 
 @dataclass(frozen=True)
 class MatrixLayout:
-    """The packed form of a [rows, columns] bf16 matrix."""
+    """The packed form of a [rows, columns] bf16 matrix.
+
+    Attributes:
+        rows, columns: its shape.
+        chunk_limit: blocks of one warp's slice in a chunk, at most.
+    """
 
     rows: int
     columns: int
+    chunk_limit: int = CHUNK_LIMIT
 
     @property
     def units(self) -> int:
@@ -63,7 +69,7 @@ class MatrixLayout:
     @property
     def chunks(self) -> int:
         """Chunks of a unit."""
-        return ceil_div(self.blocks, CHUNK_BLOCKS)
+        return ceil_div(self.blocks, self.chunk_limit)
 
     def first_block(self, chunk: int) -> int:
         """The first block of a warp's slice that lies in `chunk`; chunks are as even as they can be."""
@@ -81,17 +87,19 @@ class MatrixLayout:
         return self.units * self.unit_bytes
 
 
-def pack(matrix: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+def pack(matrix: torch.Tensor, out: torch.Tensor | None = None, *, chunk_limit: int = CHUNK_LIMIT) -> torch.Tensor:
     """Permutes a matrix into units and chunks.
 
     Args:
         matrix: [rows, columns] on any device; converted to bf16.
         out: where to, bf16 [units, unit_bytes / 2], contiguous, on the same device; None for a new tensor.
+        chunk_limit: of the layout.
 
     Returns:
         `out`, zeros where rows or columns are padding.
     """
-    layout = MatrixLayout(*matrix.shape)
+    rows, columns = matrix.shape
+    layout = MatrixLayout(rows, columns, chunk_limit)
     if out is None:
         out = matrix.new_empty((layout.units, layout.unit_bytes // 2), dtype=torch.bfloat16)
     if matrix.shape == (layout.units * UNIT_ROWS, layout.padded_columns):
@@ -104,9 +112,9 @@ def pack(matrix: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     return out
 
 
-def unpack(packed: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+def unpack(packed: torch.Tensor, rows: int, columns: int, *, chunk_limit: int = CHUNK_LIMIT) -> torch.Tensor:
     """The inverse of `pack`: bf16 [rows, columns], a copy on the same device."""
-    layout = MatrixLayout(rows, columns)
+    layout = MatrixLayout(rows, columns, chunk_limit)
     padded = packed.new_empty((layout.units * UNIT_ROWS, layout.padded_columns))
     for tiles, chunks in _views(padded, packed.view(layout.units, layout.unit_bytes // 2), layout):
         tiles.copy_(chunks)

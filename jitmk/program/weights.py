@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from jitmk.model.spec import ModelSpec, Role, WeightKey, weight_offset, weight_shapes
+from jitmk.program.chunks import chunk_limit
 from jitmk.program.packing import GRAIN_BYTES, UNIT_ROWS, MatrixLayout, ceil_div
 
 
@@ -124,6 +125,7 @@ class _Planner:
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
         self._shapes = weight_shapes(spec)
+        self._chunk_limit = chunk_limit(spec)
         self._matrices: dict[str, Matrix] = {}
         self._vectors: dict[str, Vector] = {}
         self._at_byte = self._at_value = 0
@@ -138,7 +140,8 @@ class _Planner:
         packed: bool = True,
     ) -> None:
         keys, name = tuple(WeightKey(role, layer) for role in roles), _full(name, layer)
-        layout = MatrixLayout(sum(self._shapes[key][0] for key in keys), self._shapes[keys[0]][1])
+        rows, columns = sum(self._shapes[key][0] for key in keys), self._shapes[keys[0]][1]
+        layout = MatrixLayout(rows, columns, self._chunk_limit)
         matrix = self._matrices[name] = Matrix(name, keys, join, layout, packed, self._at_byte)
         self._at_byte += ceil_div(matrix.nbytes, GRAIN_BYTES) * GRAIN_BYTES
 

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from jitmk.model.spec import ModelSpec
+from jitmk.program.chunks import chunk_limit
 from jitmk.program.configs import (
     ELEMENTWISE_VALUES,
     MAX_GROUP,
@@ -21,7 +22,7 @@ from jitmk.program.configs import (
     SampleConfig,
 )
 from jitmk.program.kv_layout import TILE_POSITIONS, KvLayout
-from jitmk.program.packing import UNIT_ROWS, ceil_div
+from jitmk.program.packing import CHUNK_LIMIT, UNIT_ROWS, ceil_div
 from jitmk.program.program import MAX_CANDIDATES, Phase
 
 WORD_BYTES = 8
@@ -171,11 +172,11 @@ def choose_split_steps(spec: ModelSpec, sms: int, max_context: int) -> tuple[tup
 def load_window(spec: ModelSpec) -> int:
     """Chunk loads that an SM keeps in flight.
 
-    Three chunks (48 KB) are enough for nearly full bandwidth, and every load in flight delays the small reads that
+    Three chunks of 16 KB are enough for nearly full bandwidth, and every load in flight delays the small reads that
     phases wait for. The phases of narrow models are all delay, and two are better. In the middle of a long instruction
     the device keeps one more. Measured on an H200 (docs/performance.md).
     """
-    return 3 if spec.hidden_size > 1024 else 2
+    return _chunks_of(spec, 3 if spec.hidden_size > 1024 else 2)
 
 
 def load_window_ahead(spec: ModelSpec) -> int:
@@ -183,4 +184,9 @@ def load_window_ahead(spec: ModelSpec) -> int:
 
     The rings of narrow models are always full.
     """
-    return 2 if spec.hidden_size > 1024 else 1
+    return _chunks_of(spec, 2 if spec.hidden_size > 1024 else 1)
+
+
+def _chunks_of(spec: ModelSpec, usual: int) -> int:
+    """How many of a model's chunks are as many bytes as so many of the usual size, or a little more."""
+    return ceil_div(usual * CHUNK_LIMIT, chunk_limit(spec))

@@ -90,6 +90,14 @@ MATVEC_WIDE_NORMS = (
     matvec_variant(64, 12288, STORE, post=LAYER, post_bias=True, prologue=Prologue.LAYER, norm_bias=True),
 )
 
+# Chunks of other sizes than 16 KB, whole and uneven, in slots of 20 KB.
+MATVEC_CHUNKS = (
+    matvec_variant(40, 2560, STORE, "chunks-of-5", chunk_limit=5, prologue=Prologue.RMS),
+    matvec_variant(40, 2816, RESIDUAL, "chunks-of-4-and-3", chunk_limit=5),
+    matvec_variant(40, 4112, GATED, "chunks-of-3-and-2", chunk_limit=3),
+    matvec_variant(1536, 8960, RESIDUAL, "chunks-of-3", chunk_limit=3),
+)
+
 EMBED_SPECS = tuple(
     tiny_spec(hidden_size=hidden, vocab_size=101, tied_embeddings=tied)
     for hidden in (16, 64, 2048, 4112)
@@ -212,6 +220,7 @@ KERNELS = {
         OpKernel("matvec-parts", _WIDE, MATVEC_PARTS),
         OpKernel("matvec-wide-norms", _WIDE, MATVEC_WIDE_NORMS),
         OpKernel("matvec-shapes", _SMALL, MATVEC_SHAPES),
+        OpKernel("matvec-chunks", _WIDE, MATVEC_CHUNKS),
         OpKernel(
             "embed-sample",
             _SMALL,

@@ -11,7 +11,7 @@ import torch
 from jitmk.model.spec import Activation
 from jitmk.program.configs import ELEMENTWISE_VALUES, Epilogue, MatvecConfig, Prologue, ZeroConfig
 from jitmk.program.isa import Opcode
-from jitmk.program.packing import MatrixLayout, ceil_div, pack
+from jitmk.program.packing import ceil_div, pack
 from jitmk.program.program import Buffer, BufferKind, Phase, Program, Variant
 from jitmk.program.weights import Join, Matrix, Vector, WeightPlan
 
@@ -163,8 +163,7 @@ def _vectors(config: MatvecConfig) -> dict[str, int]:
 
 def matvec_plan(config: MatvecConfig) -> WeightPlan:
     """Where the weights of `matvec_program` lie: not at the start of the arenas, so that offsets count."""
-    layout = MatrixLayout(config.rows, config.columns)
-    matrix = Matrix("w", (), Join.STACK, layout, True, offset=4096)
+    matrix = Matrix("w", (), Join.STACK, config.layout, True, offset=4096)
     vectors: dict[str, Vector] = {}
     at = 16
     for name, values in _vectors(config).items():
@@ -179,7 +178,9 @@ def matvec_arenas(
     """(weight arena bf16, constant arena fp32) of a plan of `matvec_plan`, NaN where nothing belongs to it."""
     matrix = plan.matrices["w"]
     arena = torch.full((plan.arena_bytes // 2,), torch.nan, dtype=torch.bfloat16, device=weights.device)
-    arena[matrix.offset // 2 : (matrix.offset + matrix.nbytes) // 2] = pack(weights).flatten()
+    arena[matrix.offset // 2 : (matrix.offset + matrix.nbytes) // 2] = pack(
+        weights, chunk_limit=matrix.layout.chunk_limit
+    ).flatten()
     constants = torch.full((plan.constant_values,), torch.nan, device=weights.device)
     for name, vector in plan.vectors.items():
         constants[vector.offset : vector.offset + vector.values] = vectors[name]

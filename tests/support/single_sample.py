@@ -7,7 +7,7 @@ import torch
 from jitmk.engine.philox import gumbel
 from jitmk.engine.sampling import leave
 from jitmk.program.lowering import lower
-from jitmk.program.packing import MatrixLayout, pack
+from jitmk.program.packing import pack
 from jitmk.program.weights import plan_weights
 from tests.support.op_kernels import LARGE_SAMPLE_SPEC, SAMPLE_SPEC
 from tests.support.op_runner import Data, OpRunner, Outcome, Step
@@ -19,9 +19,11 @@ def run_head(runner: OpRunner, rows: torch.Tensor, x: torch.Tensor, step: Step, 
     spec = SAMPLE_SPEC if len(rows) == SAMPLE_SPEC.vocab_size else LARGE_SAMPLE_SPEC
     plan = plan_weights(spec)
     head = plan.matrices["lm_head"]
-    assert head.layout == MatrixLayout(*rows.shape)
+    assert (head.layout.rows, head.layout.columns) == rows.shape
     weights = torch.full((plan.arena_bytes // 2,), torch.nan, dtype=torch.bfloat16, device=runner.device)
-    weights[head.offset // 2 : (head.offset + head.nbytes) // 2] = pack(rows.to(runner.device)).flatten()
+    weights[head.offset // 2 : (head.offset + head.nbytes) // 2] = pack(
+        rows.to(runner.device), chunk_limit=head.layout.chunk_limit
+    ).flatten()
     constants = torch.ones(plan.constant_values, device=runner.device)
     program = isolate(lower(spec), "lm_head", "sample")
     inputs = {program.phases[0].buffers["input"].name: x.to(runner.device)}

@@ -8,7 +8,8 @@
 
 namespace jitmk::vm {
 
-constexpr int EARLY_BATCH = 4;  // chunks that consumers fetch at once before their input is there; 16 registers each
+constexpr int EARLY_BATCH = 4;    // chunks that consumers fetch at once before their input is there
+constexpr int EARLY_BLOCKS = 16;  // blocks that they fetch before it, 4 registers each
 
 enum class Epilogue { STORE, RESIDUAL, ACTIVATED, GATED, LOGITS };
 
@@ -23,8 +24,10 @@ struct Matvec : Config {
   static constexpr bool NORM = Config::PROLOGUE == Prologue::RMS;  // 1/rms is applied to the dot products
   static constexpr bool NEEDS_ALL = Config::PROLOGUE == Prologue::LAYER || Config::POST != NormKind::NONE;
   // More of wide units, of which fewer fit the ring. A prologue that needs the whole vector needs the registers itself.
-  static constexpr int EARLY_CHUNKS = PARTS >= 3 && !NEEDS_ALL ? 2 * EARLY_BATCH : EARLY_BATCH;
-  static constexpr int EARLY_UNITS = PARTS < EARLY_CHUNKS ? EARLY_CHUNKS / PARTS : 1;
+  static constexpr int CHUNK_BLOCKS = MAX_BLOCKS > 0 ? MAX_BLOCKS : 1;
+  static constexpr int EARLY_CHUNKS = PARTS >= 3 && !NEEDS_ALL ? 2 * EARLY_BLOCKS / CHUNK_BLOCKS : (EARLY_BLOCKS + CHUNK_BLOCKS - 1) / CHUNK_BLOCKS;
+  static constexpr int MOST_UNITS = EARLY_CHUNKS / PARTS < PARTIAL_BATCH ? EARLY_CHUNKS / PARTS : PARTIAL_BATCH;
+  static constexpr int EARLY_UNITS = PARTS < EARLY_CHUNKS ? MOST_UNITS : 1;
   static constexpr int EARLY = PARTS < EARLY_CHUNKS ? PARTS : EARLY_CHUNKS;  // chunks of each of these
   static_assert(EARLY_UNITS <= PARTIAL_BATCH, "their sums are handed over together");
   static constexpr int UNITS = (ROWS + UNIT_ROWS - 1) / UNIT_ROWS;
@@ -121,10 +124,9 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
   consumer.mark(Mark::INPUT);
   if (context.warp == 0) consumer.mark(Mark::FIRST_INPUT);
   const auto* x_lane = reinterpret_cast<const uint4*>(consumer.slice) + context.lane % 4;
-  if constexpr (M::NORM) {
-#pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) square_sum += __shfl_xor_sync(ALL_LANES, square_sum, distance);
-  }
+  // A round of the sum of squares over the lanes behind each block's products, which have nothing to do with it.
+  constexpr int SUM_ROUNDS = M::NORM ? 5 : 0;
+  const auto sum_squares = [&](int round) { square_sum += __shfl_xor_sync(ALL_LANES, square_sum, WARP_LANES / 2 >> round); };
   Dots dots[M::EARLY_UNITS];
   uint4 x[M::MAX_BLOCKS];
 #pragma unroll
@@ -135,8 +137,11 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
 #pragma unroll
       for (int u = 0; u < M::EARLY_UNITS; u++)
         if (u == 0 || u < count) dots[u].add(x[b], early[u * M::EARLY + c][b]);
+      if (M::first_block(c) + b < SUM_ROUNDS) sum_squares(M::first_block(c) + b);
     }
   }
+#pragma unroll
+  for (int round = M::first_block(M::EARLY); round < SUM_ROUNDS; round++) sum_squares(round);
   int first_chunk = M::EARLY % M::CHUNKS;
   if constexpr (M::EARLY == M::CHUNKS) {
     consumer.reserve_partials(M::EARLY_UNITS);
@@ -168,6 +173,7 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
     first_chunk = 0;
   }
   consumer.mark(Mark::DOTS);
+  if constexpr (M::POST_SUM) publish_sum<M>(consumer, in);  // only now: nobody waits for it before the next block's end
 }
 
 // The copies of the word that holds two neighbouring values of a vector.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jitmk.program.program import Variant
-from tests.support.op_kernels import MATVEC_KINDS, MATVEC_PARTS, MATVEC_SHAPES, MATVEC_WIDE_NORMS
+from tests.support.op_kernels import MATVEC_CHUNKS, MATVEC_KINDS, MATVEC_PARTS, MATVEC_SHAPES, MATVEC_WIDE_NORMS
 from tests.support.single_matvec import check_matvec, run_matvec
 from tests.unit.device.conftest import HostRunners
 
@@ -23,6 +23,11 @@ def test_every_function_factor_and_norm(variant: Variant, host_runners: HostRunn
 @pytest.mark.parametrize("variant", MATVEC_SHAPES[:6], ids=lambda variant: variant.name)
 def test_odd_shapes(variant: Variant, host_runners: HostRunners) -> None:
     check_matvec(variant, *run_matvec(host_runners["matvec-shapes"], variant))
+
+
+@pytest.mark.parametrize("variant", MATVEC_CHUNKS[:3], ids=lambda variant: variant.name)
+def test_chunks_of_other_sizes(variant: Variant, host_runners: HostRunners) -> None:
+    check_matvec(variant, *run_matvec(host_runners["matvec-chunks"], variant))
 
 
 @pytest.mark.parametrize("variant", MATVEC_WIDE_NORMS[1:], ids=lambda variant: variant.name)

@@ -234,7 +234,7 @@ struct Geometry {
   using Shared = vm::SharedLayout<Geometry>;
   static constexpr int shared_bytes = 232448;
   static constexpr int slice_bytes = 768;
-  static constexpr int chunk_bytes = 16384;
+  static constexpr int chunk_bytes = 12288;
   static constexpr int head_dim = 64;
   static constexpr bool trace = false;
   static constexpr bool race_check = false;
@@ -251,6 +251,7 @@ struct Op0 {
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr bool POSITIONS = false;
+    static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
   };
@@ -282,6 +283,7 @@ struct Op1 {
     static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
   };
@@ -304,6 +306,7 @@ struct Op1 {
     static constexpr int INPUT_SPREAD = 4;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
   };
@@ -326,6 +329,7 @@ struct Op1 {
     static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
   };
@@ -380,6 +384,7 @@ struct Op3 {
     static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 2;
     static constexpr int CHUNKS = 1;
   };
@@ -402,6 +407,7 @@ struct Op3 {
     static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 2;
     static constexpr int CHUNKS = 1;
   };
@@ -424,6 +430,7 @@ struct Op3 {
     static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 2;
+    static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 0;
     static constexpr int CHUNKS = 0;
   };
@@ -454,6 +461,7 @@ struct Op4 {
     static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
   };
@@ -476,6 +484,7 @@ struct Op4 {
     static constexpr int INPUT_SPREAD = 4;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
   };
@@ -498,6 +507,7 @@ struct Op4 {
     static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 2;
+    static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
   };
@@ -528,6 +538,7 @@ struct Op5 {
     static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
   };
@@ -550,6 +561,7 @@ struct Op5 {
     static constexpr int INPUT_SPREAD = 4;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
   };
@@ -572,6 +584,7 @@ struct Op5 {
     static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 2;
+    static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 0;
     static constexpr int CHUNKS = 0;
   };
@@ -602,6 +615,7 @@ struct Op6 {
     static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
   };
@@ -624,6 +638,7 @@ struct Op6 {
     static constexpr int INPUT_SPREAD = 4;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
   };
@@ -646,6 +661,7 @@ struct Op6 {
     static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
   };

@@ -61,7 +61,7 @@ def _without(busy: set[int], order: list[int], units: int) -> list[int]:
 
 
 def _extra_bytes(task: PolicyInput, phase: Phase, following: Phase) -> float:
-    """What a unit of the following phase streams, if some SMs get one more than others and this phase makes up for it."""
+    """What a unit of the following phase streams, if some SMs get one more of them and this phase makes up for it."""
     if not isinstance(following.variant.config, MatvecConfig) or phase.units < FINE_UNITS * task.sms:
         return 0.0
     most = ceil_div(following.units, task.sms)

@@ -30,7 +30,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--backends",
         metavar="A,B",
         help="two of megakernel, reference, torch, schedule:POLICY "
-        "(default: megakernel,reference where there is a GPU for it, else schedule:round_robin,reference)",
+        "(default: megakernel,reference where there is a GPU for it, else schedule:level,reference)",
     )
     parser.add_argument("--context", type=int, default=40, metavar="N", help="tokens of the prompt (default: 40)")
     parser.add_argument("--steps", type=int, default=4, metavar="N", help="decode steps to compare (default: 4)")
@@ -128,9 +128,10 @@ def _print_margins(sides: list[_Side], worst: list[dict[str, float]]) -> None:
 def _backend_names(text: str | None) -> list[str]:
     if text is None:
         from jitmk.engine.select import select_backend
+        from jitmk.schedule.build import DEFAULT_POLICY
 
         on_gpu = select_backend("auto").backend == "megakernel"
-        return ["megakernel" if on_gpu else "schedule:round_robin", "reference"]
+        return ["megakernel" if on_gpu else f"schedule:{DEFAULT_POLICY}", "reference"]
     names = text.split(",")
     if len(names) != 2:
         raise BackendError(f"--backends {text} is not possible: name two, with a comma between them")
@@ -141,12 +142,13 @@ def _open(name: str, checkpoint: Checkpoint, positions: int) -> _Side:
     from jitmk.engine.schedule_backend import ScheduleBackend
     from jitmk.engine.select import open_backend, select_backend
     from jitmk.program.weights import plan_weights
+    from jitmk.schedule.build import DEFAULT_POLICY
     from jitmk.settings import get_settings
 
     kind, _, policy = name.partition(":")
     if kind == "schedule":
         backend: Any = ScheduleBackend(
-            checkpoint.spec, plan_weights(checkpoint.spec), checkpoint, policy or "round_robin"
+            checkpoint.spec, plan_weights(checkpoint.spec), checkpoint, policy or DEFAULT_POLICY
         )
         return _Side(backend.name, backend, rounds=True)
     if name not in ("megakernel", "reference", "torch"):

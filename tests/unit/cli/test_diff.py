@@ -23,7 +23,7 @@ def test_the_default_needs_no_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     cpu = select.Selection("reference", torch.device("cpu"), "a test wants it")
     monkeypatch.setattr(select, "select_backend", lambda *_: cpu)
     assert main(["diff", "--steps", "1"]) == 0
-    assert "1 steps: schedule:round_robin and reference" in capsys.readouterr().out
+    assert "1 steps: schedule:level and reference" in capsys.readouterr().out
 
 
 def test_a_wrong_phase_is_named_with_layer_and_rows(

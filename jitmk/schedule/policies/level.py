@@ -38,14 +38,14 @@ class Level:
         placed: list[list[Placement]] = []
         start, phases = 0, task.program.phases
         for i, phase in enumerate(phases):
-            order = [*range(start, task.sms), *range(start)]
+            order = everyone = [*range(start, task.sms), *range(start)]
             if i > 0 and phases[i - 1].variant.opcode in (Opcode.ATTENTION, Opcode.ATTENTION_REDUCE):
                 order = _without({sm for sm, *_ in placed[-1]}, order, phase.units)
             extra = _extra_bytes(task, phase, phases[i + 1]) if i + 1 < len(phases) else 0.0
             if extra > 0:
-                # The next phase is dealt in the same order: its extra units fall to the first.
-                ahead = phases[i + 1].units % task.sms
-                starts = [SHARE * extra] * ahead + [0.0] * (task.sms - ahead)
+                # The next phase is dealt from the same SM on: its extra units fall to the first.
+                longer = set(everyone[: phases[i + 1].units % task.sms])
+                starts = [SHARE * extra if sm in longer else 0.0 for sm in order]
                 counts = fill_levels(starts, unit_cost(phase, task.context).bytes, phase.units)
                 placed.append(_by_count(order, counts))
             else:

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from jitmk.arch import GpuArch
+from jitmk.codegen import max_window
 from jitmk.codegen.constants import float_literal
 from jitmk.engine.philox import gumbel, philox4x32
 from jitmk.model.spec import Activation
 from jitmk.program.kv_layout import TILE_POSITIONS, KvLayout
-from jitmk.program.packing import MatrixLayout, pack
+from jitmk.program.packing import CONSUMER_WARPS, MatrixLayout, pack
 from jitmk.reference.ops.activate import apply_activation
 from jitmk.reference.ops.attention import old_positions
 from tests.support.host_shim import run_on_host
@@ -134,6 +135,24 @@ def test_activations_are_those_of_torch(activation: Activation, tmp_path: Path) 
     # Where 1 + erf or 1 + tanh is near 0, torch's fp32 has few bits left: both are off by about 1e-7.
     torch.testing.assert_close(torch.tensor(found), expected, rtol=1e-5, atol=1e-6)
     assert math.isnan(nan)
+
+
+def test_windows_are_as_wide(tmp_path: Path) -> None:
+    shape = """template <int BYTES> struct Geometry {
+  static constexpr int shared_bytes = BYTES, slice_bytes = 1024, chunk_bytes = 16384, head_dim = 64, max_group = 8;
+  static constexpr bool race_check = false;
+};
+"""
+    calls = "\n".join(
+        f"  {{ using S = jitmk::vm::SharedLayout<Geometry<{size}>>;"
+        ' std::printf("%d %d\\n", S::RING_CHUNKS, S::MAX_WINDOW); }'
+        for size in range(64 * 1024, 416 * 1024, 16 * 1024)
+    )
+    rows = [tuple(map(int, row)) for row in run_on_host(_device("vm/shared.cuh") + shape, calls, tmp_path)]
+    assert {ring for ring, _ in rows} >= set(range(4, 20))
+    for ring, window in rows:
+        assert max_window(ring) == window <= ring // 2, ring
+        assert ring < 12 or window + CONSUMER_WARPS <= ring, "room for a chunk of each consumer warp"
 
 
 @pytest.mark.parametrize("cap", [2.0, 50.0])

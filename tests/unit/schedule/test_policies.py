@@ -107,6 +107,23 @@ def test_who_attends_gets_nothing_of_the_next_projection_if_that_costs_nobody_mo
         assert max(counts) == -(-12 // sms)
 
 
+def test_both_rules_may_hold_for_a_phase() -> None:
+    """O_proj behind attention, with many units, before a projection with a large remainder."""
+    program = lower(tiny_spec(hidden_size=2560, intermediate_size=112, num_layers=1, num_heads=1, num_kv_heads=1))
+    schedule = make_schedule(program, 20, "level")  # 320 units of o_proj are 16 each, or 17 on 19 SMs; gate_up has 28
+    verify(schedule)
+    o_proj, gate_up = (counts_of(schedule, f"layers.0.{name}") for name in ("o_proj", "gate_up"))
+    assert sorted(gate_up) == [1] * 12 + [2] * 8
+    program = lower(tiny_spec(hidden_size=2432, intermediate_size=112, num_layers=1, num_heads=1, num_kv_heads=1))
+    schedule = make_schedule(program, 20, "level")  # 304 units: 16 at most, on 20 SMs as on 19
+    verify(schedule)
+    o_proj, gate_up = (counts_of(schedule, f"layers.0.{name}") for name in ("o_proj", "gate_up"))
+    attending = counts_of(schedule, "layers.0.attention").index(1)
+    assert o_proj[attending] == 0 and sum(o_proj) == 304
+    others = [(o, g) for sm, (o, g) in enumerate(zip(o_proj, gate_up, strict=True)) if sm != attending]
+    assert max(o for o, g in others if g == 2) <= min(o for o, g in others if g == 1)
+
+
 def test_zigzag_turns_round() -> None:
     program = programs()["plain"]
     assert sms_of(program, 5, "zigzag", 0) == [0, 1, 2, 3, 4, 0, 1, 2]

@@ -7,9 +7,10 @@ from benchmarks.simulate import Machine, main, simulate
 from jitmk.arch import GpuArch
 
 H200 = GpuArch.parse("sm_90a", sm_count=132)
+USUAL = Machine()
 
 
-def excess(name: str, policy: str = "level", machine: Machine = Machine()) -> float:
+def excess(name: str, policy: str = "level", machine: Machine = USUAL) -> float:
     return simulate(model_spec(name, 256), H200, policy, machine).excess_us
 
 
@@ -33,7 +34,7 @@ def test_a_narrow_model_is_a_chain_of_hops() -> None:
 
 def test_a_row_for_each_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--models", "gpt2,qwen3-0.6b", "--policies", "wave,level"]) == 0
-    title, header, *rows = capsys.readouterr().out.splitlines()
+    _, header, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["model", "bytes", "wave", "level"]
     assert [row.split()[0] for row in rows] == ["gpt2", "qwen3-0.6b"]
     assert all(len(row.split()) == 4 for row in rows)

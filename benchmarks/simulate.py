@@ -110,9 +110,8 @@ def _phases(spec: ModelSpec, arch: GpuArch, policy: str) -> tuple[list[StreamPha
     layers = min(_LAYERS, spec.num_layers)
     limit, found, attended = chunk_limit(spec), [], False
     units = np.zeros((len(schedule.program.phases), arch.sm_count))
-    for sm, queue in enumerate(schedule.queues):
-        for assignment in queue:
-            units[assignment.phase, sm] += assignment.unit_count
+    table = schedule.table
+    np.add.at(units, (table.phase, table.sm), table.unit_count)
     for phase in schedule.program.phases:
         config = phase.variant.config
         attended |= phase.variant.opcode is Opcode.ATTENTION

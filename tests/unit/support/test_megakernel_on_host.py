@@ -62,7 +62,7 @@ MISTAKES = {
 @pytest.fixture(scope="module")
 def sound_logits(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
     sound = _model(tmp_path_factory.mktemp("sound") / "kernel")
-    return sound.forced_logits(sound.prepare(lower(SPEC, 3)), IDS, 20)
+    return sound.forced_logits(sound.prepare(lower(SPEC, 3)), IDS, 40)
 
 
 @pytest.mark.parametrize("what", MISTAKES)
@@ -70,9 +70,9 @@ def test_mistakes_show(what: str, tmp_path: Path, sound_logits: torch.Tensor) ->
     """With some turns: either the launch goes wrong, or its results do."""
     wrong = _model(tmp_path / "wrong", MISTAKES[what])
     program = wrong.prepare(lower(SPEC, 3))
-    for _ in range(60):
+    for _ in range(10):
         try:
-            found = not torch.equal(wrong.forced_logits(program, IDS, 20), sound_logits)
+            found = not torch.equal(wrong.forced_logits(program, IDS, 40), sound_logits)
         except AssertionError:
             return
         if found:

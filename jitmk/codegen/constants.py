@@ -33,6 +33,8 @@ def constants_of(config: Config) -> tuple[Constant, ...]:
     if isinstance(config, MatvecConfig | EmbedConfig):
         layout = config.layout
         constants += [_constant("blocks", int, layout.blocks), _constant("chunks", int, layout.chunks)]
+    if isinstance(config, MatvecConfig):
+        constants.append(_constant("input_in_shared", bool, config.input_in_shared))
     return tuple(constants)
 
 

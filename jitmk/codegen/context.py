@@ -14,7 +14,7 @@ from jitmk.program.chunks import chunk_bytes
 from jitmk.program.configs import MAX_GROUP, AttentionConfig, MatvecConfig, RopeConfig
 from jitmk.program.isa import Opcode
 from jitmk.program.kv_layout import KvLayout
-from jitmk.program.packing import CHUNK_LIMIT, CONSUMER_WARPS, ceil_div
+from jitmk.program.packing import BLOCK_COLUMNS, CHAINS, CHUNK_LIMIT, CONSUMER_WARPS, ceil_div
 from jitmk.program.program import Variant, word_spread
 
 FIXED_SHARED_BYTES = 10240
@@ -154,8 +154,10 @@ def _slice_bytes(variant: Variant) -> int:
     """Shared memory that the variant wants for one consumer warp."""
     config = variant.config
     if isinstance(config, MatvecConfig):
-        # The slice in bf16; behind a post-norm also the fp32 sum that it is made from (vm/prologue.cuh).
-        return config.layout.slice_columns * (2 if config.post is None else 6)
+        # The input in bf16, if it is not in registers; behind a post-norm the fp32 sum (vm/input.cuh, vm/prologue.cuh).
+        layout = config.layout
+        columns = ceil_div(layout.blocks, CHAINS) * CHAINS * BLOCK_COLUMNS if config.input_in_shared else 0
+        return 2 * columns + (0 if config.post is None else 4 * layout.slice_columns)
     if isinstance(config, AttentionConfig):
         return config.group * config.head_dim * 4
     return 0

@@ -45,12 +45,11 @@ def role_config(config: Config, role: Role) -> Config:
             input_spread=1,
             residual_copies=config.residual_copies if config.epilogue is Epilogue.RESIDUAL else 1,
         )
-    whole = config.prologue is Prologue.LAYER or config.post is not None
     return replace(
         config,
         rows=config.rows if config.post_sum else 0,
         epilogue=Epilogue.STORE,
-        norm_eps=config.norm_eps if whole else 0.0,
+        norm_eps=config.norm_eps if config.needs_all else 0.0,
         bias=False,
         activation=None,
         scale=1.0,

@@ -121,6 +121,17 @@ class MatvecConfig:
         return MatrixLayout(self.rows, self.columns, self.chunk_limit)
 
     @property
+    def needs_all(self) -> bool:
+        """Whether none of the input can be used before all of it is known."""
+        return self.prologue is Prologue.LAYER or self.post is not None
+
+    @property
+    def input_in_shared(self) -> bool:
+        """Whether a consumer warp keeps its input in shared memory (vm/input.cuh): where it runs over chunks in a loop,
+        or where weights that wait for the input fill its registers."""
+        return self.layout.chunks > (4 if self.needs_all else 2)
+
+    @property
     def sum_values(self) -> int:
         """Values of the sum that a unit publishes; the last units may have fewer, or none."""
         return ceil_div(self.columns, self.layout.units)

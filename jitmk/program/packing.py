@@ -1,10 +1,10 @@
 """How a weight matrix lies in memory: units and chunks, in the order in which the lanes of a warp want them.
 
 A unit is 8 consecutive rows. Its columns are dealt to the consumer warps in contiguous slices, and a warp takes its
-slice in blocks of 32 columns: 8 rows x 32 columns are 512 bytes, 16 a lane, which is what two tensor-core
-instructions need (`mma.m16n8k16` with the weights as B; the order of k within a block is free as long as the
-activations follow it). A chunk is a piece of a unit: the same blocks of every warp's slice, 16 KB at most unless the
-model's rows call for another size (`chunks.py`).
+slice in blocks of 32 columns: 8 rows x 32 columns are 512 bytes, 16 a lane, which is what a tensor-core instruction
+needs (`mma.m16n8k16` with the weights as A, whose lower 8 rows are the other 16 columns; the order of k within a block
+is free as long as the activations follow it). A chunk is a piece of a unit: the same blocks of every warp's slice, 16
+KB at most unless the model's rows call for another size (`chunks.py`).
 
     unit    [chunks]                    contiguous, `unit_bytes`
     chunk   [warps][blocks of chunk]    contiguous, as even as blocks allow
@@ -24,6 +24,8 @@ CONSUMER_WARPS = 8
 UNIT_ROWS = 8
 BLOCK_COLUMNS = 32
 BLOCK_BYTES = UNIT_ROWS * BLOCK_COLUMNS * 2
+CHAINS = 4
+"""Blocks whose input stands side by side in a tensor-core instruction (vm/input.cuh)."""
 CHUNK_LIMIT = 4
 """Blocks of one warp's slice in a chunk, at most, unless the model has another limit."""
 GRAIN_BYTES = 256

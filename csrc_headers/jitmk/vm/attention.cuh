@@ -136,7 +136,7 @@ template <class A, class G>
 __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const AttentionUnit<A>& unit, NewTokenOperands<A> operands, int layer) {
   using Quads = HeadQuads<A::D, A::ROTARY_DIM>;
   constexpr int D = A::D, PER_LANE = Quads::PER_LANE;
-  if constexpr (A::QK_NORM != NormKind::NONE || A::WINDOW || A::SOFT_CAP != 0) consumer.context.lane = ptx::opaque(consumer.context.lane);
+  if constexpr (A::QK_NORM != NormKind::NONE || A::WINDOW || A::SOFT_CAP != 0 || D > 128) consumer.context.lane = ptx::opaque(consumer.context.lane);
   const Context<G>& context = consumer.context;
   const Params& p = context.params;
   auto& shared = context.shared.attention;

@@ -13,19 +13,32 @@ struct WithoutNorm : M {
   static constexpr bool NORM = false;
 };
 
-// A warp's slice of the input as bf16 in shared memory, by groups of 4 columns.
-//
-// Of every 8 columns, 2 and 3 change places with 4 and 5: a lane's 16 bytes are then the A fragment of two products, of
-// which the first has its result in rows 0 to 7 and the second in rows 8 to 15. The other rows hold what nobody asked
-// for, and no register has to be filled with zeros.
-struct Slice {
-  u32* words;
+constexpr int CHAINS = isa::CHAINS;
 
-  __device__ __forceinline__ uint2 operator[](int i) const { return make_uint2(words[place(i)], words[place(i) + 2]); }
-  __device__ __forceinline__ void put(int i, uint2 x) const { words[place(i)] = x.x, words[place(i) + 2] = x.y; }
+// Which quad of columns is this lane's, of the 32 of each group of CHAINS blocks. Lanes 8 b to 8 b + 7 have block b: the
+// first four of them columns 0 to 3 of what a lane of the weights holds of a row, the others columns 4 to 7.
+__device__ __forceinline__ int lane_quad(int lane) { return lane / 8 * 8 + lane % 4 * 2 + lane / 4 % 2; }
+
+// A warp's slice of the input, as the B operand: a quad of bf16 a lane for each group of CHAINS blocks. In registers, or in
+// shared memory (MatvecConfig.input_in_shared), of which a lane reads what it has written.
+template <class M>
+class Input {
+ public:
+  static constexpr int GROUPS = (M::BLOCKS + CHAINS - 1) / CHAINS;
+
+  __device__ __forceinline__ Input(unsigned char* slice, int lane) : shared_(reinterpret_cast<uint2*>(slice) + lane) {}
+
+  __device__ __forceinline__ uint2 operator[](int group) const { return M::INPUT_IN_SHARED ? shared_[group * WARP_LANES] : held_[M::INPUT_IN_SHARED ? 0 : group]; }
+  __device__ __forceinline__ void put(int group, uint2 x) {
+    if constexpr (M::INPUT_IN_SHARED)
+      shared_[group * WARP_LANES] = x;
+    else
+      held_[group] = x;
+  }
 
  private:
-  __device__ __forceinline__ static int place(int i) { return i / 2 * 4 + i % 2; }
+  uint2* shared_;
+  uint2 held_[M::INPUT_IN_SHARED ? 1 : GROUPS];
 };
 
 // The slice of M's input that belongs to this warp, multiplied with the norm's weight if M has one. Returns this lane's
@@ -33,16 +46,17 @@ struct Slice {
 //
 // Two words (4 values) are one load, and all loads of a group are in flight before the first is looked at: the wait
 // for an activation is the critical path of a step.
-template <class M, class G>
-__device__ __forceinline__ float fetch_input(Consumer<G>& consumer, const u64* words, const float* norm) {
+template <class M, class G, class In>
+__device__ __forceinline__ float fetch_input(Consumer<G>& consumer, const u64* words, const float* norm, In& input) {
   constexpr int PAIRS = M::SLICE_COLUMNS / 4;  // of words, in a slice
-  constexpr int PER_LANE = (PAIRS + WARP_LANES - 1) / WARP_LANES;
+  constexpr int PER_LANE = In::GROUPS;
   constexpr int GROUP = PER_LANE <= 8 ? PER_LANE : (PER_LANE + 1) / 2 <= 8 ? (PER_LANE + 1) / 2 : 8;
   const Context<G>& context = consumer.context;
-  const int first = context.warp * PAIRS + context.lane;  // pair index in the vector
+  // Where weights fill the registers, what follows from the lane's number is not to be kept from one instruction to the next.
+  const int own = lane_quad(M::INPUT_IN_SHARED ? ptx::opaque(context.lane) : context.lane);  // pair index in the slice
+  const int first = context.warp * PAIRS + own;                                               // and in the vector
   const u64* mine = words + isa::spread_word(2 * first, M::INPUT_SPREAD);
   const u32 epoch = context.epoch();
-  const Slice slice{reinterpret_cast<u32*>(consumer.slice)};
   float square_sum = 0;
 #pragma unroll
   for (int g = 0; g < PER_LANE; g += GROUP) {
@@ -60,8 +74,8 @@ __device__ __forceinline__ float fetch_input(Consumer<G>& consumer, const u64* w
     bool missing[GROUP];
 #pragma unroll
     for (int i = 0; i < GROUP; i++) {
-      const int local = context.lane + (g + i) * WARP_LANES, pair = context.warp * PAIRS + local;
-      missing[i] = local < PAIRS && pair * 4 < M::COLUMNS;
+      const int local = own + (g + i) * WARP_LANES, pair = context.warp * PAIRS + local;
+      missing[i] = g + i < PER_LANE && local < PAIRS && pair * 4 < M::COLUMNS;
     }
     while (true) {
 #pragma unroll
@@ -80,17 +94,16 @@ __device__ __forceinline__ float fetch_input(Consumer<G>& consumer, const u64* w
     }
 #pragma unroll
     for (int i = 0; i < GROUP; i++) {
-      const int local = context.lane + (g + i) * WARP_LANES;
+      if (g + i >= PER_LANE) continue;
       uint2 x = make_uint2(word_payload(w[i].x), word_payload(w[i].y));
       if constexpr (M::NORM) {
         const float a = ptx::low_bf16(x.x), b = ptx::high_bf16(x.x), c = ptx::low_bf16(x.y), d = ptx::high_bf16(x.y);
         square_sum += a * a + b * b + c * c + d * d;
         x = make_uint2(ptx::pack_bf16(a * weight[i].x, b * weight[i].y), ptx::pack_bf16(c * weight[i].z, d * weight[i].w));
       }
-      if (local < PAIRS) slice.put(local, x);
+      input.put(g + i, x);
     }
   }
-  __syncwarp();
   return square_sum;
 }
 

@@ -32,6 +32,8 @@ struct Matvec : Config {
   static_assert(EARLY_UNITS <= PARTIAL_BATCH, "their sums are handed over together");
   static constexpr int UNITS = (ROWS + UNIT_ROWS - 1) / UNIT_ROWS;
   static constexpr int SLICE_COLUMNS = BLOCKS * isa::BLOCK_COLUMNS;
+  // Long units run in a loop over their chunks, if it finds each alike: less code to compile and to fetch.
+  static constexpr bool LOOPED = Config::INPUT_IN_SHARED && CHUNKS > 4 && EVEN && MAX_BLOCKS % CHAINS == 0;
   // Of the sum behind a post-norm, published by a unit.
   static constexpr int SUM_VALUES = Config::POST_SUM ? (COLUMNS + UNITS - 1) / (UNITS > 0 ? UNITS : 1) : 0;
   static constexpr int UNIT_BYTES = BLOCKS * CONSUMER_WARPS * isa::BLOCK_BYTES;
@@ -75,23 +77,26 @@ __device__ __forceinline__ void clear(uint4 (&w)[N]) {
   for (int i = 0; i < N; i++) w[i] = make_uint4(0, 0, 0, 0);
 }
 
-// This warp's dot products of a unit, as fragments of two chains of products.
+// This warp's dot products of a unit. A block of weights is all of A: the left 16 columns of its 8 rows above the right
+// ones. B has the input of four blocks side by side, two columns for each, and every block of the four has an accumulator
+// of its own: of block b % 4 the products of row g are d[0] and d[3] of lane 4 g + b % 4. The rest is of no use, but takes
+// no instruction: one product a block, and no lane holds a value of the input twice.
 struct Dots {
-  float low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0};
+  float chain[CHAINS][4] = {};
 
-  __device__ __forceinline__ void add(uint4 x, uint4 w) {
-    ptx::mma_m16n8k16(low, x, w.x, w.y);
-    ptx::mma_m16n8k16(high, x, w.z, w.w);
+  __device__ __forceinline__ void add(int block, uint4 w, uint2 x) { ptx::mma_m16n8k16(chain[block % CHAINS], make_uint4(w.x, w.z, w.y, w.w), x.x, x.y); }
+
+  // Of row lane / 4, in all four lanes that it has.
+  __device__ __forceinline__ float row(int lane) const {
+    float sums[CHAINS];
+#pragma unroll
+    for (int c = 0; c < CHAINS; c++) sums[c] = chain[c][0] + chain[c][3];
+    const float low = lane & 1 ? sums[1] : sums[0], high = lane & 1 ? sums[3] : sums[2];
+    float sum = lane & 2 ? high : low;
+    sum += __shfl_xor_sync(ALL_LANES, sum, 1);
+    return sum + __shfl_xor_sync(ALL_LANES, sum, 2);
   }
 };
-
-// In a place that is reserved.
-template <class M, class G>
-__device__ __forceinline__ void report_dots(Consumer<G>& consumer, const Dots& dots, float square_sum) {
-  float2 share = make_float2(dots.low[0] + dots.high[2], dots.low[1] + dots.high[3]);
-  if (M::NORM && consumer.context.lane == 4) share.x = square_sum;
-  consumer.report_partial(share);
-}
 
 template <class M, class G>
 __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instruction in) {
@@ -116,60 +121,60 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
     consumer.template read_chunks<BATCH>(
         wanted, [&](int i, const unsigned char* chunk) { read_chunk<M>(consumer, (first + i) % M::EARLY, chunk, early[first + i]); });
   }
+  Input<M> x(consumer.slice, context.lane);
   float square_sum;
   if constexpr (M::NEEDS_ALL)
-    square_sum = fetch_normed_input<M>(consumer, in, input);
+    square_sum = fetch_normed_input<M>(consumer, in, input, x);
   else
-    square_sum = fetch_input<M>(consumer, input, norm);
+    square_sum = fetch_input<M>(consumer, input, norm, x);
   consumer.mark(Mark::INPUT);
   if (context.warp == 0) consumer.mark(Mark::FIRST_INPUT);
-  const auto* x_lane = reinterpret_cast<const uint4*>(consumer.slice) + context.lane % 4;
-  // A round of the sum of squares over the lanes behind each block's products, which have nothing to do with it.
-  constexpr int SUM_ROUNDS = M::NORM ? 5 : 0;
+  // A round of the sum of squares over the lanes behind each of the first products, which have nothing to do with it.
+  constexpr int SUM_ROUNDS = M::NORM ? 5 : 0, EARLY_BLOCKS_OF_UNIT = M::first_block(M::EARLY);
   const auto sum_squares = [&](int round) { square_sum += __shfl_xor_sync(ALL_LANES, square_sum, WARP_LANES / 2 >> round); };
-  Dots dots[M::EARLY_UNITS];
-  uint4 x[M::MAX_BLOCKS];
+  constexpr bool WHOLE = M::EARLY == M::CHUNKS;  // early units, not the first part of one
+  Dots dots;
 #pragma unroll
-  for (int c = 0; c < M::EARLY; c++) {
+  for (int u = 0; u < M::EARLY_UNITS; u++) {
+    if (u > 0 && u >= count) break;
 #pragma unroll
-    for (int b = 0; b < M::chunk_blocks(c); b++) {
-      x[b] = x_lane[(M::first_block(c) + b) * 4];
+    for (int c = 0; c < M::EARLY; c++) {
 #pragma unroll
-      for (int u = 0; u < M::EARLY_UNITS; u++)
-        if (u == 0 || u < count) dots[u].add(x[b], early[u * M::EARLY + c][b]);
-      if (M::first_block(c) + b < SUM_ROUNDS) sum_squares(M::first_block(c) + b);
+      for (int b = 0; b < M::chunk_blocks(c); b++) {
+        const int block = M::first_block(c) + b;
+        dots.add(block, early[u * M::EARLY + c][b], x[block / CHAINS]);
+        if (u == 0 && block < SUM_ROUNDS) sum_squares(block);
+      }
+    }
+    if (u == 0) {
+#pragma unroll
+      for (int round = EARLY_BLOCKS_OF_UNIT; round < SUM_ROUNDS; round++) sum_squares(round);
+    }
+    if constexpr (WHOLE) {
+      if (u == 0) consumer.reserve_partials(M::EARLY_UNITS);
+      consumer.report_partial(dots.row(context.lane), square_sum);
+      dots = Dots();
     }
   }
-#pragma unroll
-  for (int round = M::first_block(M::EARLY); round < SUM_ROUNDS; round++) sum_squares(round);
   int first_chunk = M::EARLY % M::CHUNKS;
-  if constexpr (M::EARLY == M::CHUNKS) {
-    consumer.reserve_partials(M::EARLY_UNITS);
-#pragma unroll
-    for (int u = 0; u < M::EARLY_UNITS; u++)
-      if (u == 0 || u < count) report_dots<M>(consumer, dots[u], square_sum);
-    dots[0] = Dots();
-  }
-  constexpr int UNROLLED = M::EVEN && M::CHUNKS > 4 ? 2 : M::CHUNKS;  // long units run in a loop: less code to compile and to fetch
-  constexpr bool KEEP = M::CHUNKS == 1;  // x still holds the slice
-  for (int u = M::EARLY == M::CHUNKS ? M::EARLY_UNITS : 0; u < count; u++) {
+  constexpr int UNROLLED = M::LOOPED ? 2 : M::CHUNKS;
+  for (int u = WHOLE ? M::EARLY_UNITS : 0; u < count; u++) {
 #pragma unroll UNROLLED
     for (int c = M::EVEN ? first_chunk : 0; c < M::CHUNKS; c++) {
       if (!M::EVEN && c < first_chunk) continue;
       uint4 w[M::MAX_BLOCKS];
-      if constexpr (!KEEP) {
-#pragma unroll
-        for (int b = 0; b < M::chunk_blocks(c); b++) x[b] = x_lane[(M::first_block(c) + b) * 4];
-      }
       read_chunk<M>(consumer, c, consumer.acquire_chunk(), w);
 #pragma unroll
-      for (int b = 0; b < M::chunk_blocks(c); b++) dots[0].add(x[b], w[b]);
+      for (int b = 0; b < M::chunk_blocks(c); b++) {
+        const int block = M::first_block(c) + b;
+        dots.add(M::LOOPED ? b : block, w[b], x[M::LOOPED ? c * (M::MAX_BLOCKS / CHAINS) + b / CHAINS : block / CHAINS]);
+      }
       if (c + 1 < M::CHUNKS) consumer.release_chunk();
     }
     consumer.reserve_partials(1);
-    report_dots<M>(consumer, dots[0], square_sum);
+    consumer.report_partial(dots.row(context.lane), square_sum);
     consumer.release_chunk();  // the last one only now: somebody waits for the sums, nobody for the slot
-    dots[0] = Dots();
+    dots = Dots();
     first_chunk = 0;
   }
   consumer.mark(Mark::DOTS);

@@ -6,13 +6,14 @@
 
 namespace jitmk::vm {
 
-// What of M's input belongs to this warp and lane, in quads of values: `local(i)` counts within the warp's slice.
+// What of M's input belongs to this warp and lane, in quads of values, dealt as Input has them: `local(i)` counts within the
+// warp's slice.
 template <class M>
 struct SliceQuads {
-  static constexpr int SLICE = M::SLICE_COLUMNS / 4, PER_LANE = (SLICE + WARP_LANES - 1) / WARP_LANES;
-  int warp, lane;
+  static constexpr int SLICE = M::SLICE_COLUMNS / 4, PER_LANE = Input<M>::GROUPS;
+  int warp, own;
 
-  __device__ __forceinline__ int local(int i) const { return lane + i * WARP_LANES; }
+  __device__ __forceinline__ int local(int i) const { return own + i * WARP_LANES; }
   __device__ __forceinline__ int global(int i) const { return warp * SLICE + local(i); }
   // Of most quads the compiler knows it.
   __device__ __forceinline__ bool in_slice(int i) const { return (i + 1) * WARP_LANES <= SLICE || local(i) < SLICE; }
@@ -66,10 +67,11 @@ __device__ __forceinline__ void fetch_residual(const Consumer<G>& consumer, Slic
   }
 }
 
-// Where the fp32 sum behind a post-norm lies that belongs to this warp: behind its slice, where the residual was.
+// Where the fp32 sum behind a post-norm lies that belongs to this warp, and before it the residual: behind the input, if that
+// is there too.
 template <class M, class G>
 __device__ __forceinline__ float4* sum_of_slice(const Consumer<G>& consumer) {
-  return reinterpret_cast<float4*>(consumer.slice + M::SLICE_COLUMNS * 2);
+  return reinterpret_cast<float4*>(consumer.slice + (M::INPUT_IN_SHARED ? Input<M>::GROUPS * WARP_LANES * sizeof(uint2) : 0));
 }
 
 // Publishes what lies in this warp's slice of the parts of the sum that belong to the instruction's units: SUM_VALUES to
@@ -98,10 +100,10 @@ __device__ __forceinline__ void publish_sum(const Consumer<G>& consumer, Instruc
   __syncwarp();
 }
 
-// The slice of M's input that belongs to this warp, after M's norms, as bf16 in shared memory. Returns this lane's share
-// of the sum of squares that the prologue RMS applies to the dot products.
+// The slice of M's input that belongs to this warp, after M's norms. Returns this lane's share of the sum of squares that
+// the prologue RMS applies to the dot products.
 template <class M, class G>
-__device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instruction in, const u64* words) {
+__device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instruction in, const u64* words, Input<M>& input) {
   constexpr bool POST = M::POST != NormKind::NONE, LAYER = M::PROLOGUE == Prologue::LAYER, RMS = M::PROLOGUE == Prologue::RMS;
   using Quads = SliceQuads<M>;
   constexpr int PER_LANE = Quads::PER_LANE, VECTORS = POST + M::POST_BIAS + (LAYER || RMS) + M::NORM_BIAS;
@@ -109,9 +111,8 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
   consumer.context.lane = ptx::opaque(consumer.context.lane);
   const Context<G>& context = consumer.context;
   const float* constants = context.params.constants;
-  const Quads quads{context.warp, context.lane};
+  const Quads quads{context.warp, lane_quad(context.lane)};
   const auto inside = [quads](int i) { return quads.inside(i); };
-  const Slice slice{reinterpret_cast<u32*>(consumer.slice)};
   float4* residual = sum_of_slice<M>(consumer);
   const SliceConstants<M, LAYER || RMS, EARLY> weight(quads, constants + in[isa::matvec::NORM], 1);
   const SliceConstants<M, M::NORM_BIAS, EARLY> bias(quads, constants + in[isa::matvec::NORM_BIAS], 0);
@@ -121,8 +122,8 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
     const int copy = M::RESIDUAL_COPIES > 1 ? context.sm() % M::RESIDUAL_COPIES : 0;
     fetch_residual(consumer, quads, context.params.words + in[isa::matvec::RESIDUAL_IN] + copy * isa::copy_stride(M::COLUMNS), residual);
   }
-  fetch_input<WithoutNorm<M>>(consumer, words, nullptr);
-  const auto raw = [slice, quads](int i) { return unpack_bf16(slice[quads.local(i)]); };
+  fetch_input<WithoutNorm<M>>(consumer, words, nullptr, input);
+  const auto raw = [&input](int i) { return unpack_bf16(input[i]); };
   float square_sum = 0;
   if constexpr (POST) {
     const Normaliser norm = exchange_moments<M::POST>(consumer, warp_moments<M::POST, PER_LANE>(quads.count(), raw, inside), M::COLUMNS, M::NORM_EPS);
@@ -134,19 +135,19 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
       if constexpr (LAYER || M::POST_SUM) residual[quads.local(i)] = x;
       if constexpr (!LAYER) {
         if constexpr (RMS) square_sum += sum_of_squares(x);
-        slice.put(quads.local(i), pack_bf16(RMS ? multiply(x, weight[i]) : x));
+        input.put(i, pack_bf16(RMS ? multiply(x, weight[i]) : x));
       }
     }
   }
   if constexpr (LAYER) {
-    const auto value = [raw, residual, quads](int i) { return POST ? residual[quads.local(i)] : raw(i); };
+    const auto value = [&raw, residual, quads](int i) { return POST ? residual[quads.local(i)] : raw(i); };
     const Normaliser norm =
         exchange_moments<NormKind::LAYER>(consumer, warp_moments<NormKind::LAYER, PER_LANE>(quads.count(), value, inside), M::COLUMNS, M::NORM_EPS);
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++)
-      if (inside(i)) slice.put(quads.local(i), pack_bf16(add(multiply(norm(value(i)), weight[i]), bias[i])));
+      if (inside(i)) input.put(i, pack_bf16(add(multiply(norm(value(i)), weight[i]), bias[i])));
   }
-  __syncwarp();
+  __syncwarp();  // lanes publish what others have left of the sum
   return square_sum;
 }
 

@@ -117,7 +117,7 @@ class Consumer {
       : context(c),
         slice(Shared::slices(base) + c.warp * G::slice_bytes),
         ring_(Shared::ring(base)),
-        partials_(reinterpret_cast<unsigned char*>(&c.shared.partial[0].warp[c.warp]) + c.lane * sizeof(float2)) {}
+        partials_(reinterpret_cast<unsigned char*>(&c.shared.partial[0].warp[c.warp]) + (c.lane == 1 ? UNIT_ROWS : c.lane / 4) * sizeof(float)) {}
 
   // The next chunk of the ring, once it has landed.
   __device__ __forceinline__ const unsigned char* acquire_chunk() {
@@ -192,10 +192,11 @@ class Consumer {
     free_partials_ = PARTIAL_BATCH;
   }
 
-  // This warp's share of the next unit, in a place that is reserved: rows 2 * lane and the next from the first four lanes, the
-  // sum of squares from the fifth.
-  __device__ __forceinline__ void report_partial(float2 share) {
-    if (context.lane < 5) *reinterpret_cast<float2*>(partials_ + partial_.slot * sizeof(UnitPartials)) = share;
+  // This warp's share of the next unit, in a place that is reserved: each row from the first of its four lanes, the sum of
+  // squares from lane 1.
+  __device__ __forceinline__ void report_partial(float row, float square_sum) {
+    if (context.lane % 4 == 0 || context.lane == 1)
+      *reinterpret_cast<float*>(partials_ + partial_.slot * sizeof(UnitPartials)) = context.lane == 1 ? square_sum : row;
     report_partial();
   }
 

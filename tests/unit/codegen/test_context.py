@@ -40,7 +40,15 @@ def test_a_post_norm_needs_room_for_the_sum_too() -> None:
     arch = GpuArch.parse("sm_90a")
     plain, sandwich = (tiny_spec(hidden_size=2048, post_norm=post_norm) for post_norm in (False, True))
     slices = [render_context(kernel_variants(spec), spec, arch).slice_bytes for spec in (plain, sandwich)]
-    assert slices == [2048 // CONSUMER_WARPS * 2, 2048 // CONSUMER_WARPS * (2 + 4)]
+    attention = 2 * plain.head_dim * 4  # sums of two heads; the input of 2048 columns is in registers
+    assert slices == [attention, 2048 // CONSUMER_WARPS * 4]
+
+
+def test_a_long_input_is_in_shared_memory() -> None:
+    arch = GpuArch.parse("sm_90a")
+    for columns, in_shared in ((2048, 0), (2304, 3 * 128 * 2), (8192, 1024 * 2)):
+        spec = tiny_spec(intermediate_size=columns)
+        assert render_context(kernel_variants(spec), spec, arch).slice_bytes == max(2 * spec.head_dim * 4, in_shared)
 
 
 def test_a_rotation_that_the_device_code_cannot_do_is_refused() -> None:

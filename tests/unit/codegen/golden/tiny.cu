@@ -118,6 +118,7 @@ constexpr int WARPS = 12;
 constexpr int UNIT_ROWS = 8;
 constexpr int BLOCK_COLUMNS = 32;
 constexpr int BLOCK_BYTES = 512;
+constexpr int CHAINS = 4;
 constexpr int GRAIN_BYTES = 256;
 constexpr int LSE_WORDS = 4;
 constexpr int ELEMENTWISE_VALUES = 256;
@@ -286,6 +287,7 @@ struct Op1 {
     static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr bool INPUT_IN_SHARED = false;
   };
   struct ConsumeConfig {
     static constexpr int ROWS = 0;
@@ -309,6 +311,7 @@ struct Op1 {
     static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr bool INPUT_IN_SHARED = false;
   };
   struct StoreConfig {
     static constexpr int ROWS = 640;
@@ -332,6 +335,7 @@ struct Op1 {
     static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr bool INPUT_IN_SHARED = false;
   };
 
   __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<vm::Matvec<LoadConfig>>(loader, in); }
@@ -387,6 +391,7 @@ struct Op3 {
     static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 2;
     static constexpr int CHUNKS = 1;
+    static constexpr bool INPUT_IN_SHARED = false;
   };
   struct ConsumeConfig {
     static constexpr int ROWS = 0;
@@ -410,6 +415,7 @@ struct Op3 {
     static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 2;
     static constexpr int CHUNKS = 1;
+    static constexpr bool INPUT_IN_SHARED = false;
   };
   struct StoreConfig {
     static constexpr int ROWS = 64;
@@ -433,6 +439,7 @@ struct Op3 {
     static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 0;
     static constexpr int CHUNKS = 0;
+    static constexpr bool INPUT_IN_SHARED = false;
   };
 
   __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<vm::Matvec<LoadConfig>>(loader, in); }
@@ -464,6 +471,7 @@ struct Op4 {
     static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr bool INPUT_IN_SHARED = false;
   };
   struct ConsumeConfig {
     static constexpr int ROWS = 0;
@@ -487,6 +495,7 @@ struct Op4 {
     static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr bool INPUT_IN_SHARED = false;
   };
   struct StoreConfig {
     static constexpr int ROWS = 192;
@@ -510,6 +519,7 @@ struct Op4 {
     static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr bool INPUT_IN_SHARED = false;
   };
 
   __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<vm::Matvec<LoadConfig>>(loader, in); }
@@ -541,6 +551,7 @@ struct Op5 {
     static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr bool INPUT_IN_SHARED = false;
   };
   struct ConsumeConfig {
     static constexpr int ROWS = 0;
@@ -564,6 +575,7 @@ struct Op5 {
     static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr bool INPUT_IN_SHARED = false;
   };
   struct StoreConfig {
     static constexpr int ROWS = 64;
@@ -587,6 +599,7 @@ struct Op5 {
     static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 0;
     static constexpr int CHUNKS = 0;
+    static constexpr bool INPUT_IN_SHARED = false;
   };
 
   __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<vm::Matvec<LoadConfig>>(loader, in); }
@@ -618,6 +631,7 @@ struct Op6 {
     static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr bool INPUT_IN_SHARED = false;
   };
   struct ConsumeConfig {
     static constexpr int ROWS = 0;
@@ -641,6 +655,7 @@ struct Op6 {
     static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr bool INPUT_IN_SHARED = false;
   };
   struct StoreConfig {
     static constexpr int ROWS = 101;
@@ -664,6 +679,7 @@ struct Op6 {
     static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr bool INPUT_IN_SHARED = false;
   };
 
   __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<vm::Matvec<LoadConfig>>(loader, in); }

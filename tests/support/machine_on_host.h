@@ -60,6 +60,8 @@ struct Warp {
 
 struct Cta {
   int arrived = 0;
+  int came = 0;  // to the barrier that has a number
+  std::vector<int> waiting;  // fibers there
 };
 
 struct Copy {
@@ -229,6 +231,19 @@ inline void sync_cta() {
   const int first = blockIdx.x * state.threads;
   for (int i = first; i < first + state.threads; i++)
     if (i != state.running) state.ready.push_back(i);
+}
+
+// A barrier of so many threads of a CTA, for those who wait and those who only count.
+inline void meet_in_cta(int threads, bool waits) {
+  Cta& cta = state.ctas[blockIdx.x];
+  if (++cta.came == threads) {
+    cta.came = 0;
+    for (int fiber : cta.waiting) state.ready.push_back(fiber);
+    cta.waiting.clear();
+  } else if (waits) {
+    cta.waiting.push_back(state.running);
+    suspend();
+  }
 }
 
 // Those who do not vote, but look again and again, give others their turn.

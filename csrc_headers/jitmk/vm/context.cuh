@@ -2,6 +2,7 @@
 #pragma once
 #include "jitmk/ptx/fence.cuh"
 #include "jitmk/ptx/mbarrier.cuh"
+#include "jitmk/ptx/named_barrier.cuh"
 #include "jitmk/ptx/special.cuh"
 #include "jitmk/vm/words.cuh"
 
@@ -17,6 +18,7 @@ constexpr int STORER_WARP = CONSUMER_WARPS + 1;
 constexpr int WORKING_WARPS = isa::WORKING_WARPS;
 constexpr int WATCHDOG_WARP = WORKING_WARPS;
 constexpr int THREADS = isa::WARPS * WARP_LANES;
+constexpr int MEETING = 1, CONSUMER_THREADS = CONSUMER_WARPS * WARP_LANES;  // the number of the barrier where consumers meet
 
 // Of a thread, out of 64K of an SM that are dealt evenly at first. Consumers keep weights in theirs while they wait.
 constexpr int CONSUMER_REGISTERS = 216, OTHER_REGISTERS = 72;
@@ -66,19 +68,20 @@ struct Context {
   __device__ __forceinline__ void begin_wait(Wait wait, u32 index) const {
     note(&shared.record[warp].wait, static_cast<u32>(wait) << 24 | (index & 0xffffff));
   }
-  __device__ __forceinline__ bool told_to_leave() const {
-    u32 told;
-    if constexpr (G::race_check) {
-      told = lane == 0 ? atomicOr(&shared.leave, 0) : 0;
-    } else {
-      told = *const_cast<const volatile u32*>(&shared.leave);
-    }
-    return __any_sync(ALL_LANES, told != 0);
+  __device__ __forceinline__ bool told_to_leave() const { return __any_sync(ALL_LANES, told() != 0); }
+  // The flag, in some lane at least.
+  __device__ __forceinline__ u32 told() const {
+    if constexpr (G::race_check) return lane == 0 ? atomicOr(&shared.leave, 0) : 0;
+    return *const_cast<const volatile u32*>(&shared.leave);
   }
-  // A warp that leaves has done all that it ever will, and says so: at a stop that is as good as the end.
+  // A warp that leaves has done all that it ever will, and says so: at a stop that is as good as the end. A consumer is not
+  // waited for at the next meeting either, after which the others know that it has left (Consumer::meet).
   __device__ __forceinline__ void leave_if_told() const {
-    if (!told_to_leave()) return;
+    if (told_to_leave()) leave();
+  }
+  __device__ __forceinline__ void leave() const {
     if (lane == 0) ptx::mbarrier_arrive(&shared.finished);
+    if (warp < CONSUMER_WARPS) ptx::barrier_arrive<MEETING, CONSUMER_THREADS>();
     ptx::exit_thread();
   }
 

@@ -82,7 +82,6 @@ __device__ __forceinline__ void publish_fp32(u64* words, int stride, int quad, f
   }
 }
 
-constexpr int CONSUMER_THREADS = CONSUMER_WARPS * WARP_LANES;
 constexpr int ELEMENTWISE_QUADS = isa::ELEMENTWISE_VALUES / 4;  // of a unit of the opcodes that go value by value
 
 // A vector of VALUES dealt to all consumer threads.

@@ -213,9 +213,14 @@ class Consumer {
   }
 
   // Waits for the other consumer warps; what they wrote to shared memory before is visible after.
+  //
+  // The barrier has no deadline, but whoever leaves counts as having come, so that those who wait go on. They find out that
+  // they have been told to leave before they can wait for somebody who will not come: at the next meeting, if not before.
   __device__ __forceinline__ void meet() {
-    context.arrive(&context.shared.consumers);
-    wait_barrier(context, &context.shared.consumers, meetings_, Wait::CONSUMERS, 0);
+    if (__any_sync(ALL_LANES, told_ != 0)) context.leave();
+    context.begin_wait(Wait::CONSUMERS, 0);
+    ptx::barrier_sync<MEETING, CONSUMER_THREADS>();
+    told_ = context.told();  // looked at only then, for that takes a while
     meetings_ ^= 1;
   }
 
@@ -237,7 +242,7 @@ class Consumer {
   int free_partials_ = 0;    // slots that are known to be free
   Cursor<Shared::RING_CHUNKS> chunk_;
   Cursor<PARTIAL_SLOTS> partial_;
-  u32 meetings_ = 0;
+  u32 meetings_ = 0, told_ = 0;
 };
 
 // The storer warp: adds the warps' partial sums, applies the epilogue, publishes the words.

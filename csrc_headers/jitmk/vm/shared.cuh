@@ -45,7 +45,6 @@ struct AttentionShared {
 template <class G>
 struct FixedShared {
   ptx::Barrier partial_full[PARTIAL_SLOTS], partial_empty[PARTIAL_SLOTS];
-  ptx::Barrier consumers;  // all consumer warps have come this far
   ptx::Barrier finished;   // all warps have done all steps
   ptx::Barrier filtered;   // the storer has ended a step with sampling filters
   u32 leave;               // the generation has stopped or the launch is given up: who waits need wait no more
@@ -94,7 +93,6 @@ struct SharedLayout : FixedShared<G> {
       ptx::mbarrier_init(&this->partial_full[i], CONSUMER_WARPS * WARP_ARRIVALS);
       ptx::mbarrier_init(&this->partial_empty[i], WARP_ARRIVALS);
     }
-    ptx::mbarrier_init(&this->consumers, CONSUMER_WARPS * WARP_ARRIVALS);
     ptx::mbarrier_init(&this->finished, WORKING_WARPS);
     ptx::mbarrier_init(&this->filtered, WARP_ARRIVALS);
     this->leave = 0;

@@ -8,7 +8,9 @@ KB at most unless the model's rows call for another size (`chunks.py`).
 
     unit    [chunks]                    contiguous, `unit_bytes`
     chunk   [warps][blocks of chunk]    contiguous, as even as blocks allow
-    block   [8 rows][32 columns]        bf16, row-major
+    block   [8 rows][32 columns]        bf16, row by row; of every 8 columns, 2 and 3 change places with 4 and 5
+
+The four registers that a lane loads are then those that the instruction wants, in its order.
 """
 
 from __future__ import annotations
@@ -89,6 +91,11 @@ class MatrixLayout:
         return self.units * self.unit_bytes
 
 
+def column_layout(rows: int, columns: int) -> MatrixLayout:
+    """The layout of a matrix of which clusters of SMs have some columns each: in a unit, blocks are in their order."""
+    return MatrixLayout(rows, columns, chunk_limit=ceil_div(columns, CONSUMER_WARPS * BLOCK_COLUMNS))
+
+
 def pack(matrix: torch.Tensor, out: torch.Tensor | None = None, *, chunk_limit: int = CHUNK_LIMIT) -> torch.Tensor:
     """Permutes a matrix into units and chunks.
 
@@ -126,18 +133,19 @@ def unpack(packed: torch.Tensor, rows: int, columns: int, *, chunk_limit: int = 
 def _views(
     padded: torch.Tensor, packed: torch.Tensor, layout: MatrixLayout
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Rows and packed form, shaped alike: [units, chunks, warps, blocks, rows, words] for each run of equal chunks.
+    """Rows and packed form, shaped alike: [units, chunks, warps, blocks, rows, eights, 2, 2] for each run of equal chunks.
 
-    Words of 8 bytes, since whoever copies goes element by element.
+    The last three are a row's words of two columns, which the packed form has in another order; for whoever copies goes
+    element by element.
     """
-    words = BLOCK_COLUMNS // 4
-    # [unit, row, warp, block, word] -> [unit, warp, block, row, word]
-    tiles = padded.view(torch.int64).view(layout.units, UNIT_ROWS, CONSUMER_WARPS, layout.blocks, words)
-    tiles = tiles.permute(0, 2, 3, 1, 4)
-    flat = packed.view(torch.int64)
+    eights = BLOCK_COLUMNS // 8
+    # [unit, row, warp, block, eight, half, word] -> [unit, warp, block, row, eight, word, half]
+    tiles = padded.view(torch.int32).view(layout.units, UNIT_ROWS, CONSUMER_WARPS, layout.blocks, eights, 2, 2)
+    tiles = tiles.permute(0, 2, 3, 1, 4, 6, 5)
+    flat = packed.view(torch.int32)
     for blocks, run in groupby(range(layout.chunks), layout.chunk_blocks):
         chunks = len(list(run))
-        shape = (chunks, CONSUMER_WARPS, blocks, UNIT_ROWS, words)
-        some = tiles[:, :, : chunks * blocks].view(-1, CONSUMER_WARPS, chunks, blocks, UNIT_ROWS, words)
-        yield some.permute(0, 2, 1, 3, 4, 5), flat[:, : math.prod(shape)].view(-1, *shape)
+        shape = (chunks, CONSUMER_WARPS, blocks, UNIT_ROWS, eights, 2, 2)
+        some = tiles[:, :, : chunks * blocks].view(-1, CONSUMER_WARPS, chunks, blocks, UNIT_ROWS, eights, 2, 2)
+        yield some.permute(0, 2, 1, 3, 4, 5, 6, 7), flat[:, : math.prod(shape)].view(-1, *shape)
         tiles, flat = tiles[:, :, chunks * blocks :], flat[:, math.prod(shape) :]

@@ -22,7 +22,7 @@ __device__ __forceinline__ void head_logits(const LogitsParams& p, int warp, int
       for (int i = 0; i < CONSUMER_WARPS; i++) {
         const int column = walk.column() + lane % ROW_PIECES * PIECE_VALUES;
         if (column < p.columns) {
-          const Eight w = widen(pieces[i]), x = load_fp32(p.input + column);
+          const Eight w = widen(in_order(pieces[i])), x = load_fp32(p.input + column);
 #pragma unroll
           for (int j = 0; j < PIECE_VALUES; j++) sum += w.at[j] * x.at[j];
         }

@@ -59,6 +59,9 @@ __device__ __forceinline__ i64 piece_of(const Packed& m, int row, int column) {
   return index * BLOCK_PIECES + row % UNIT_ROWS * ROW_PIECES + column % BLOCK_COLUMNS / PIECE_VALUES;
 }
 
+// The 8 values of a piece, in the order of their columns.
+__device__ __forceinline__ uint4 in_order(uint4 piece) { return make_uint4(piece.x, piece.z, piece.y, piece.w); }
+
 // Packed to row-major. A warp reads 2 KB that lie together, so that four loads are on their way before the first store,
 // and stores 64 bytes of each of 8 rows a block.
 __device__ __forceinline__ void unpack(const Packed& m, uint4* to, int warp, int warps, int lane) {
@@ -76,7 +79,7 @@ __device__ __forceinline__ void unpack(const Packed& m, uint4* to, int warp, int
 #pragma unroll
     for (int i = 0; i < TOGETHER; i++) {
       const int column = walk.column() + lane % ROW_PIECES * PIECE_VALUES;
-      if (row < m.rows && column < m.columns) to[static_cast<i64>(row) * row_pieces + column / PIECE_VALUES] = pieces[i];
+      if (row < m.rows && column < m.columns) to[static_cast<i64>(row) * row_pieces + column / PIECE_VALUES] = in_order(pieces[i]);
       walk.next();
     }
   }

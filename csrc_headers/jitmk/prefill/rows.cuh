@@ -98,8 +98,8 @@ __device__ __forceinline__ void embed(const EmbedParams& p) {
     const i64 id = p.ids[row];
     Row<R> x;
     x.load([&](int column) {
-      const i64 piece = p.chunks == 0 ? (id * R::HIDDEN + column) / PIECE_VALUES : piece_of(table, static_cast<int>(id), column);
-      return widen(p.table[piece]);
+      if (p.chunks == 0) return widen(p.table[(id * R::HIDDEN + column) / PIECE_VALUES]);
+      return widen(in_order(p.table[piece_of(table, static_cast<int>(id), column)]));
     });
 #pragma unroll
     for (int i = 0; i < R::PIECES; i++) {

@@ -22,4 +22,12 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], uint4 a, u32 b0, u32
       : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
 }
 
+// The same with nothing added: D = A B.
+__device__ __forceinline__ void mma_m16n8k16_first(float (&d)[4], uint4 a, u32 b0, u32 b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1), "f"(0.0f));
+}
+
 }  // namespace jitmk::ptx

@@ -12,7 +12,8 @@ struct Embed : Config {
   static constexpr bool PLAIN = Config::SCALE == 1 && !Config::POSITIONS;  // the table's bf16 is the output's
 };
 
-// Byte offset of table[row][column] in a packed matrix: unit, chunk, warp, block, row of 8, column of 32.
+// Byte offset of table[row][column] in a packed matrix: unit, chunk, warp, block, row of 8, column of 32. Of every 8 columns, 2
+// and 3 have changed places with 4 and 5.
 template <class E>
 __device__ __forceinline__ i64 packed_offset(int row, int column) {
   constexpr int SLICE = E::BLOCKS * isa::BLOCK_COLUMNS;
@@ -24,7 +25,8 @@ __device__ __forceinline__ i64 packed_offset(int row, int column) {
     if (block >= begin && block < end) first = begin, blocks = end - begin;
   }
   const i64 block_index = static_cast<i64>(row / UNIT_ROWS) * E::BLOCKS * CONSUMER_WARPS + first * CONSUMER_WARPS + warp * blocks + (block - first);
-  return block_index * isa::BLOCK_BYTES + (row % UNIT_ROWS) * isa::BLOCK_COLUMNS * 2 + column % isa::BLOCK_COLUMNS * 2;
+  const int place = (column & ~6) | (column & 2) << 1 | (column & 4) >> 1;
+  return block_index * isa::BLOCK_BYTES + (row % UNIT_ROWS) * isa::BLOCK_COLUMNS * 2 + place % isa::BLOCK_COLUMNS * 2;
 }
 
 template <class E, class G>

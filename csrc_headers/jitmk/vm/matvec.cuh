@@ -44,6 +44,11 @@ struct Matvec : Config {
   static_assert(Config::POST == NormKind::NONE || EPILOGUE != Epilogue::RESIDUAL, "one operand cannot be two residuals");
 
   __device__ static constexpr int first_block(int chunk) { return EVEN ? MAX_BLOCKS * chunk : BLOCKS * chunk / PARTS; }
+  __device__ static constexpr int chunk_of(int block) {
+    int chunk = 0;
+    while (first_block(chunk + 1) <= block) chunk++;
+    return chunk;
+  }
   __device__ static constexpr int chunk_blocks(int chunk) { return EVEN ? MAX_BLOCKS : first_block(chunk + 1) - first_block(chunk); }
 };
 
@@ -77,26 +82,50 @@ __device__ __forceinline__ void clear(uint4 (&w)[N]) {
   for (int i = 0; i < N; i++) w[i] = make_uint4(0, 0, 0, 0);
 }
 
-// This warp's dot products of a unit. A block of weights is all of A: the left 16 columns of its 8 rows above the right
-// ones. B has the input of four blocks side by side, two columns for each, and every block of the four has an accumulator
-// of its own: of block b % 4 the products of row g are d[0] and d[3] of lane 4 g + b % 4. The rest is of no use, but takes
-// no instruction: one product a block, and no lane holds a value of the input twice.
+// This warp's dot products of a unit. A block of weights is all of A: columns 0 to 3 of every 8 in its upper rows, below them
+// columns 4 to 7 of the same 8 rows. B has the input of four blocks side by side, two columns for each, and every block of
+// the four has an accumulator of its own: of block b % 4 the products of row g are d[0] and d[3] of lane 4 g + b % 4. The
+// rest is of no use, but takes no instruction: one product a block, and no lane holds a value of the input twice.
+template <class M>
 struct Dots {
-  float chain[CHAINS][4] = {};
+  float chain[CHAINS][4];
 
-  __device__ __forceinline__ void add(int block, uint4 w, uint2 x) { ptx::mma_m16n8k16(chain[block % CHAINS], make_uint4(w.x, w.z, w.y, w.w), x.x, x.y); }
+  __device__ __forceinline__ void add(int block, uint4 w, uint2 x) { ptx::mma_m16n8k16(chain[block % CHAINS], w, x.x, x.y); }
+  // Of all blocks in turn: an accumulator's first product is added to nothing.
+  __device__ __forceinline__ void multiply(int block, uint4 w, uint2 x) {
+    if (block < CHAINS)
+      ptx::mma_m16n8k16_first(chain[block], w, x.x, x.y);
+    else
+      add(block, w, x);
+  }
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (float(&c)[4] : chain) c[0] = c[1] = c[2] = c[3] = 0;
+  }
 
-  // Of row lane / 4, in all four lanes that it has.
-  __device__ __forceinline__ float row(int lane) const {
+  // This lane's share of row lane / 4, which four lanes have.
+  __device__ __forceinline__ float share(int lane) const {
     float sums[CHAINS];
 #pragma unroll
-    for (int c = 0; c < CHAINS; c++) sums[c] = chain[c][0] + chain[c][3];
+    for (int c = 0; c < CHAINS; c++) sums[c] = c < M::BLOCKS ? chain[c][0] + chain[c][3] : 0.0f;
     const float low = lane & 1 ? sums[1] : sums[0], high = lane & 1 ? sums[3] : sums[2];
-    float sum = lane & 2 ? high : low;
-    sum += __shfl_xor_sync(ALL_LANES, sum, 1);
-    return sum + __shfl_xor_sync(ALL_LANES, sum, 2);
+    return lane & 2 ? high : low;
   }
 };
+
+// The rows of some units, from their lanes' shares. meanwhile(): something to be done behind each shuffle.
+template <int UNITS, class Meanwhile>
+__device__ __forceinline__ void add_shares(float (&rows)[UNITS], Meanwhile meanwhile) {
+#pragma unroll
+  for (int offset = 1; offset <= 2; offset *= 2) {
+    float other[UNITS];
+#pragma unroll
+    for (int u = 0; u < UNITS; u++) other[u] = __shfl_xor_sync(ALL_LANES, rows[u], offset);
+    meanwhile();
+#pragma unroll
+    for (int u = 0; u < UNITS; u++) rows[u] += other[u];
+  }
+}
 
 template <class M, class G>
 __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instruction in) {
@@ -121,6 +150,8 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
     consumer.template read_chunks<BATCH>(
         wanted, [&](int i, const unsigned char* chunk) { read_chunk<M>(consumer, (first + i) % M::EARLY, chunk, early[first + i]); });
   }
+  constexpr bool WHOLE = M::EARLY == M::CHUNKS;  // early units, not the first part of one
+  if constexpr (WHOLE) consumer.reserve_partials(M::EARLY_UNITS);
   Input<M> x(consumer.slice, context.lane);
   float square_sum;
   if constexpr (M::NEEDS_ALL)
@@ -129,52 +160,73 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
     square_sum = fetch_input<M>(consumer, input, norm, x);
   consumer.mark(Mark::INPUT);
   if (context.warp == 0) consumer.mark(Mark::FIRST_INPUT);
-  // A round of the sum of squares over the lanes behind each of the first products, which have nothing to do with it.
-  constexpr int SUM_ROUNDS = M::NORM ? 5 : 0, EARLY_BLOCKS_OF_UNIT = M::first_block(M::EARLY);
-  const auto sum_squares = [&](int round) { square_sum += __shfl_xor_sync(ALL_LANES, square_sum, WARP_LANES / 2 >> round); };
-  constexpr bool WHOLE = M::EARLY == M::CHUNKS;  // early units, not the first part of one
-  Dots dots;
+  // The sum of squares over the lanes takes five shuffles one after the other; they go between what has nothing to do with it.
+  int squares = M::NORM ? 1 : WARP_LANES;
+  const auto sum_squares = [&] {
+    if (squares < WARP_LANES) square_sum += __shfl_xor_sync(ALL_LANES, square_sum, squares), squares *= 2;
+  };
+  const auto sum_all_squares = [&] {
 #pragma unroll
-  for (int u = 0; u < M::EARLY_UNITS; u++) {
-    if (u > 0 && u >= count) break;
+    for (int round = 0; round < 5; round++) sum_squares();
+  };
+  sum_squares();
+  constexpr int TOGETHER = WHOLE && M::EARLY_UNITS % 2 == 0 ? 2 : 1;
+  Dots<M> dots;
+  if constexpr (WHOLE) {
 #pragma unroll
-    for (int c = 0; c < M::EARLY; c++) {
+    for (int u = 0; u < M::EARLY_UNITS; u += TOGETHER) {
+      if (u > 0 && u >= count) break;
+      // One more than there are does no harm: its weights are zeros.
+      Dots<M> some[TOGETHER];
 #pragma unroll
-      for (int b = 0; b < M::chunk_blocks(c); b++) {
-        const int block = M::first_block(c) + b;
-        dots.add(block, early[u * M::EARLY + c][b], x[block / CHAINS]);
-        if (u == 0 && block < SUM_ROUNDS) sum_squares(block);
+      for (int block = 0; block < M::BLOCKS; block++) {
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++) some[i].multiply(block, early[(u + i) * M::EARLY + M::chunk_of(block)][block - M::first_block(M::chunk_of(block))], x[block / CHAINS]);
+        if (block % 2 == 1) sum_squares();
       }
-    }
-    if (u == 0) {
+      float rows[TOGETHER];
 #pragma unroll
-      for (int round = EARLY_BLOCKS_OF_UNIT; round < SUM_ROUNDS; round++) sum_squares(round);
+      for (int i = 0; i < TOGETHER; i++) rows[i] = some[i].share(context.lane);
+      add_shares(rows, sum_squares);
+      sum_all_squares();
+#pragma unroll
+      for (int i = 0; i < TOGETHER; i++)
+        if (u + i == 0 || u + i < count) consumer.report_partial(rows[i], square_sum);
     }
-    if constexpr (WHOLE) {
-      if (u == 0) consumer.reserve_partials(M::EARLY_UNITS);
-      consumer.report_partial(dots.row(context.lane), square_sum);
-      dots = Dots();
+    if constexpr (M::LOOPED) dots.clear();
+  } else {
+#pragma unroll
+    for (int block = 0; block < M::first_block(M::EARLY); block++) {
+      dots.multiply(block, early[M::chunk_of(block)][block - M::first_block(M::chunk_of(block))], x[block / CHAINS]);
+      if (block % 2 == 1) sum_squares();
     }
+    sum_all_squares();
   }
   int first_chunk = M::EARLY % M::CHUNKS;
   constexpr int UNROLLED = M::LOOPED ? 2 : M::CHUNKS;
   for (int u = WHOLE ? M::EARLY_UNITS : 0; u < count; u++) {
 #pragma unroll UNROLLED
-    for (int c = M::EVEN ? first_chunk : 0; c < M::CHUNKS; c++) {
-      if (!M::EVEN && c < first_chunk) continue;
+    for (int c = M::LOOPED ? first_chunk : 0; c < M::CHUNKS; c++) {
+      if (!M::LOOPED && c < first_chunk) continue;
       uint4 w[M::MAX_BLOCKS];
       read_chunk<M>(consumer, c, consumer.acquire_chunk(), w);
 #pragma unroll
       for (int b = 0; b < M::chunk_blocks(c); b++) {
-        const int block = M::first_block(c) + b;
-        dots.add(M::LOOPED ? b : block, w[b], x[M::LOOPED ? c * (M::MAX_BLOCKS / CHAINS) + b / CHAINS : block / CHAINS]);
+        if constexpr (M::LOOPED) {
+          dots.add(b, w[b], x[c * (M::MAX_BLOCKS / CHAINS) + b / CHAINS]);
+        } else {
+          const int block = M::first_block(c) + b;
+          dots.multiply(block, w[b], x[block / CHAINS]);
+        }
       }
       if (c + 1 < M::CHUNKS) consumer.release_chunk();
     }
     consumer.reserve_partials(1);
-    consumer.report_partial(dots.row(context.lane), square_sum);
+    float row[1] = {dots.share(context.lane)};
+    add_shares(row, [] {});
+    consumer.report_partial(row[0], square_sum);
     consumer.release_chunk();  // the last one only now: somebody waits for the sums, nobody for the slot
-    dots = Dots();
+    if constexpr (M::LOOPED) dots.clear();
     first_chunk = 0;
   }
   consumer.mark(Mark::DOTS);

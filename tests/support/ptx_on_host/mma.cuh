@@ -39,4 +39,9 @@ inline void mma_m16n8k16(float (&d)[4], uint4 a, u32 b0, u32 b1) {
   add_products(d + 2, lower, b);
 }
 
+inline void mma_m16n8k16_first(float (&d)[4], uint4 a, u32 b0, u32 b1) {
+  for (float& x : d) x = 0;
+  mma_m16n8k16(d, a, b0, b1);
+}
+
 }  // namespace jitmk::ptx

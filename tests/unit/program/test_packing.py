@@ -50,7 +50,7 @@ def test_chunks_tile_a_unit(rows: int, columns: int, limit: int) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 200).map(lambda n: 16 * n), LIMITS, st.data())
 def test_an_element_lies_where_the_kernel_looks(rows: int, columns: int, limit: int, data: st.DataObject) -> None:
-    """[unit][chunk][warp][block][8 rows][32 columns], written out for one element."""
+    """[unit][chunk][warp][block][8 rows][32 columns in another order], written out for one element."""
     row, column = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, columns - 1))
     matrix = torch.zeros(rows, columns)
     matrix[row, column] = 1
@@ -59,5 +59,6 @@ def test_an_element_lies_where_the_kernel_looks(rows: int, columns: int, limit: 
     block, k = divmod(within, BLOCK_COLUMNS)
     chunk = next(c for c in range(layout.chunks) if block < layout.first_block(c + 1))
     first, blocks = layout.first_block(chunk), layout.chunk_blocks(chunk)
-    place = (first * CONSUMER_WARPS + warp * blocks + block - first) * 256 + row % UNIT_ROWS * BLOCK_COLUMNS + k
+    place = (first * CONSUMER_WARPS + warp * blocks + block - first) * 256 + row % UNIT_ROWS * BLOCK_COLUMNS
+    place += k // 8 * 8 + (0, 1, 4, 5, 2, 3, 6, 7)[k % 8]
     assert pack(matrix, chunk_limit=limit)[row // UNIT_ROWS, place] == 1

@@ -36,7 +36,6 @@ __device__ __forceinline__ void consume_attention_reduce(Consumer<G>& consumer, 
       const int first = batch + share;
       u64 w[BATCH], l[BATCH];
       while (true) {
-        bool ready = true;
 #pragma unroll
         for (int b = 0; b < BATCH; b++) {
           const int split = first + b * R::SHARES, row = split * R::HEADS + head;
@@ -46,11 +45,11 @@ __device__ __forceinline__ void consume_attention_reduce(Consumer<G>& consumer, 
             l[b] = ptx::load_relaxed_gpu(lse + row * isa::LSE_STRIDE);
           }
         }
+        context.while_polling(Wait::PARTIAL_ATTENTION, first);
+        bool ready = true;
 #pragma unroll
-        for (int b = 0; b < BATCH; b++) ready &= word_epoch(w[b]) == epoch && word_epoch(l[b]) == epoch;
+        for (int b = 0; b < BATCH; b++) ready &= word_epoch(w[b]) == epoch & word_epoch(l[b]) == epoch;
         if (__all_sync(ALL_LANES, ready)) break;
-        context.begin_wait(Wait::PARTIAL_ATTENTION, first);
-        context.leave_if_told();
       }
 #pragma unroll
       for (int b = 0; b < BATCH; b++) {

@@ -36,7 +36,9 @@ struct Instruction {
   int word;
   int variant;  // in every lane: who runs what is decided at once
 
-  __device__ __forceinline__ static Instruction fetch(const int* words, int lane) { return {words[lane], words[isa::VARIANT]}; }
+  // NOTE: the variant comes by shuffle, not from memory. Each lane's own load of it, asked for an instruction ahead, went to a
+  // uniform register as soon as it was asked for: every instruction began with a wait for the next one to arrive.
+  __device__ __forceinline__ static Instruction of(int word) { return {word, __shfl_sync(ALL_LANES, word, isa::VARIANT)}; }
   __device__ __forceinline__ int operator[](int index) const { return __shfl_sync(ALL_LANES, word, index); }
 };
 
@@ -78,6 +80,11 @@ struct Context {
   // waited for at the next meeting either, after which the others know that it has left (Consumer::meet).
   __device__ __forceinline__ void leave_if_told() const {
     if (told_to_leave()) leave();
+  }
+  // Between the loads of a poll and the look at what they bring, so that it takes no time of its own.
+  __device__ __forceinline__ void while_polling(Wait wait, u32 index) const {
+    begin_wait(wait, index);
+    leave_if_told();
   }
   __device__ __forceinline__ void leave() const {
     if (lane == 0) ptx::mbarrier_arrive(&shared.finished);
@@ -130,6 +137,7 @@ __device__ __forceinline__ void wait_words(const Context<G>& context, const u64*
     u64 w[COUNT];
 #pragma unroll
     for (int i = 0; i < COUNT; i++) w[i] = wanted ? ptx::load_relaxed_gpu(word[i]) : make_word(0, epoch);
+    context.while_polling(wait, index);
     bool ready = true;
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
@@ -137,8 +145,6 @@ __device__ __forceinline__ void wait_words(const Context<G>& context, const u64*
       payload[i] = word_payload(w[i]);
     }
     if (__all_sync(ALL_LANES, ready)) return;
-    context.begin_wait(wait, index);
-    context.leave_if_told();
   }
 }
 

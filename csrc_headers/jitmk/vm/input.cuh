@@ -70,11 +70,12 @@ __device__ __forceinline__ float fetch_input(Consumer<G>& consumer, const u64* w
     }
     // Past the slice or the vector there is nothing to wait for. What has come is not asked for again: polling takes
     // bandwidth from those who publish.
-    ptx::Pair64 w[GROUP] = {};
+    ptx::Pair64 w[GROUP];
     bool missing[GROUP];
 #pragma unroll
     for (int i = 0; i < GROUP; i++) {
       const int local = own + (g + i) * WARP_LANES, pair = context.warp * PAIRS + local;
+      w[i] = {make_word(0, epoch), make_word(0, epoch)};
       missing[i] = g + i < PER_LANE && local < PAIRS && pair * 4 < M::COLUMNS;
     }
     while (true) {
@@ -82,15 +83,14 @@ __device__ __forceinline__ float fetch_input(Consumer<G>& consumer, const u64* w
       for (int i = 0; i < GROUP; i++) {
         if (missing[i]) w[i] = ptx::load_relaxed_gpu_pair(mine + isa::spread_word(2 * WARP_LANES, M::INPUT_SPREAD) * (g + i));
       }
+      context.while_polling(Wait::INPUT, first + g * WARP_LANES);
       bool ready = true;
 #pragma unroll
       for (int i = 0; i < GROUP; i++) {
-        missing[i] = missing[i] && (word_epoch(w[i].x) != epoch || word_epoch(w[i].y) != epoch);
+        missing[i] = word_epoch(w[i].x) != epoch | word_epoch(w[i].y) != epoch;
         ready &= !missing[i];
       }
       if (__all_sync(ALL_LANES, ready)) break;
-      context.begin_wait(Wait::INPUT, first + g * WARP_LANES);
-      context.leave_if_told();
     }
 #pragma unroll
     for (int i = 0; i < GROUP; i++) {

@@ -40,15 +40,15 @@ template <class G, class Execute>
 __device__ __forceinline__ void walk_queue(Context<G>& context, Execute execute) {
   const Params& p = context.params;
   const int* queue = p.instructions + static_cast<i64>(context.sm()) * p.queue_length * isa::INSTRUCTION_WORDS;
-  Instruction current = Instruction::fetch(queue, context.lane);
+  Instruction current = Instruction::of(queue[context.lane]);
   for (int i = 0; current.variant != isa::END_VARIANT; i++) {
     queue += isa::INSTRUCTION_WORDS;
-    const Instruction next = Instruction::fetch(queue, context.lane);
+    const int next = queue[context.lane];
     context.enter(i);
     execute(current);
     // NOTE: lanes are together anyway. Without this the compiler knew it or not by how many variants a kernel has.
     __syncwarp();
-    current = next;
+    current = Instruction::of(next);
   }
 }
 

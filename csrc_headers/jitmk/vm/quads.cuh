@@ -33,15 +33,14 @@ __device__ __forceinline__ void wait_pairs(const Context<G>& context, Address ad
       w[i] = {make_word(0, epoch), make_word(0, epoch)};
       if (from != nullptr) w[i] = ptx::load_relaxed_gpu_pair(from);
     }
+    context.while_polling(wait, index);
     bool ready = true;
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
-      ready &= word_epoch(w[i].x) == epoch && word_epoch(w[i].y) == epoch;
+      ready &= word_epoch(w[i].x) == epoch & word_epoch(w[i].y) == epoch;
       payload[i] = make_uint2(word_payload(w[i].x), word_payload(w[i].y));
     }
     if (__all_sync(ALL_LANES, ready)) return;
-    context.begin_wait(wait, index);
-    context.leave_if_told();
   }
 }
 

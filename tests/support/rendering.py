@@ -17,6 +17,7 @@ from jitmk.resources import headers_dir
 render_module = importlib.import_module("jitmk.codegen.render")
 
 _PTX_FOR_WARPS = Path(__file__).with_name("ptx_for_warps")
+_CONVERSIONS = Path(__file__).parent / "ptx_on_host" / "convert.cuh"
 
 _FIRST_HEADER = '#include "jitmk/vm/kernel.cuh"'
 
@@ -40,13 +41,16 @@ def inline(source: str, headers: Path | None = None) -> str:
     return flat
 
 
-def inline_for_host(source: str, folder: Path) -> str:
+def inline_for_host(source: str, folder: Path, of_warps: bool = True) -> str:
     """The same with what stands on the host for single instructions of the GPU, as far as tests need them.
 
     Args:
         folder: for the library that is put together.
+        of_warps: for those that exchange something or wait as well, not for arithmetic alone.
     """
     headers = folder / "headers"
     shutil.copytree(headers_dir(), headers)
-    shutil.copytree(_PTX_FOR_WARPS, headers / "jitmk" / "ptx", dirs_exist_ok=True)
+    shutil.copy(_CONVERSIONS, headers / "jitmk" / "ptx")
+    if of_warps:
+        shutil.copytree(_PTX_FOR_WARPS, headers / "jitmk" / "ptx", dirs_exist_ok=True)
     return inline(source, headers)

@@ -37,4 +37,11 @@ __device__ __forceinline__ float reciprocal_approx(float x) {
   return y;
 }
 
+// 1/sqrt(x) to a relative error of 2^-22.4 (PTX ISA, "rsqrt").
+__device__ __forceinline__ float rsqrt_approx(float x) {
+  float y;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 }  // namespace jitmk::ptx

@@ -9,7 +9,12 @@
 namespace jitmk::vm {
 
 constexpr int EARLY_BATCH = 4;    // chunks that consumers fetch at once before their input is there
-constexpr int EARLY_BLOCKS = 16;  // blocks that they fetch before it, 4 registers each
+// Blocks that they fetch before it, 4 registers each. For sm_120 the compiler gives no warp more than all would have alike.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 1200
+constexpr int EARLY_BLOCKS = 14;
+#else
+constexpr int EARLY_BLOCKS = 16;
+#endif
 
 enum class Epilogue { STORE, RESIDUAL, ACTIVATED, GATED, LOGITS };
 
@@ -294,6 +299,8 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
       residual = __uint_as_float(payload[0]);
     }
     if constexpr (M::EPILOGUE == Epilogue::LOGITS) noise = gumbel_of_row(p, context.position() + 1, begin + mine * stride, row);
+    // Where this lane's sums will be, and the group's first unit's: known before they are.
+    const Partial *partials = storer.partials(place), *first = storer.partials(0);
     const int last = min(group + GROUP, count);
     for (int i = group, units; i < last; i += units) {
       units = last - i;
@@ -302,20 +309,19 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
         units = 1;
       }
       const bool active = has_row && mine >= i && mine < i + units;
-      // A lane whose unit is not among them computes another's, and keeps it to itself.
-      const Partial* partials = storer.partials(min(max(mine - i, 0), units - 1));
-      float sums[CONSUMER_WARPS];
+      // A lane whose unit is not among them computes what it finds, and keeps it to itself.
+      float sums[CONSUMER_WARPS] = {};
+      if (!G::race_check || active) {
 #pragma unroll
-      for (int w = 0; w < CONSUMER_WARPS; w++) sums[w] = partials[w].row[row];
-      if (M::NORM && i == 0) {
-        const Partial* first = storer.partials(0);
-        float square_sum = 0;
-#pragma unroll
-        for (int w = 0; w < CONSUMER_WARPS; w++) square_sum += first[w].square_sum;
-        scale = rsqrtf(square_sum * (1.0f / M::COLUMNS) + M::NORM_EPS);
+        for (int w = 0; w < CONSUMER_WARPS; w++) sums[w] = partials[w].row[row];
       }
-      float y = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
-      y = y * scale + present.bias;
+      if (M::NORM && i == 0) {
+        float squares[CONSUMER_WARPS];
+#pragma unroll
+        for (int w = 0; w < CONSUMER_WARPS; w++) squares[w] = first[w].square_sum;
+        scale = ptx::rsqrt_approx(sum(squares) * (1.0f / M::COLUMNS) + M::NORM_EPS);
+      }
+      float y = sum(sums) * scale + present.bias;
       if constexpr (M::EPILOGUE == Epilogue::STORE) {
         const float neighbour = __shfl_down_sync(ALL_LANES, y, 1);
         if (active && row % 2 == 0) publish_pair<M>(output, global_row / 2, y, neighbour, epoch);

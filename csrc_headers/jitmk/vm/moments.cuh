@@ -24,39 +24,51 @@ struct Normaliser {
 
 // The normaliser of `count` values; `squares`: the sum of their squared distances from the mean (RMS: from 0).
 __device__ __forceinline__ Normaliser normaliser(float mean, float squares, float count, float eps) {
-  return {mean, rsqrtf(squares * (1.0f / count) + eps)};
+  return {mean, ptx::rsqrt_approx(squares * (1.0f / count) + eps)};
 }
 
-// The moments of all parts of `count` values together (Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample
-// Variance"). Nothing is lost where the mean is large beside the deviation, as it would be in mean(x^2) - mean(x)^2.
+__device__ __forceinline__ float sum(const float (&x)[CONSUMER_WARPS]) {
+  return ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
+}
+
+// The normaliser of the values of all warps, `count` together (Chan, Golub and LeVeque 1983, "Algorithms for Computing the
+// Sample Variance"). Nothing is lost where the mean is large beside the deviation, as it would be in mean(x^2) - mean(x)^2.
 template <NormKind KIND>
-__device__ __forceinline__ Normaliser pool(const Moments (&part)[CONSUMER_WARPS], float count, float eps) {
-  float mean = 0, squares = 0;
+__device__ __forceinline__ Normaliser pool(const WarpMoments& of, float count, float eps) {
+  float mean = 0, squares[CONSUMER_WARPS];
   if constexpr (KIND == NormKind::LAYER) {
+    float sums[CONSUMER_WARPS];
 #pragma unroll
-    for (int w = 0; w < CONSUMER_WARPS; w++) mean += part[w].count * part[w].mean;
-    mean *= 1.0f / count;
+    for (int w = 0; w < CONSUMER_WARPS; w++) sums[w] = of.count[w] * of.mean[w];
+    mean = sum(sums) * (1.0f / count);
   }
 #pragma unroll
   for (int w = 0; w < CONSUMER_WARPS; w++) {
-    squares += part[w].squares;
-    if constexpr (KIND == NormKind::LAYER) squares += part[w].count * (part[w].mean - mean) * (part[w].mean - mean);
+    squares[w] = of.squares[w];
+    if constexpr (KIND == NormKind::LAYER) squares[w] += of.count[w] * (of.mean[w] - mean) * (of.mean[w] - mean);
   }
-  return normaliser(mean, squares, count, eps);
+  return normaliser(mean, sum(squares), count, eps);
 }
 
-// The moments of a warp's values: of the QUADS * 4 of each lane, those of `value(i)` with `inside(i)`; `count` of a warp.
+// The moments of a warp's values: of the QUADS * 4 of each lane, those of `value(i)` with `inside(i)`, the others being
+// zeros; `count` of a warp.
 template <NormKind KIND, int QUADS, class Value, class Inside>
 __device__ __forceinline__ Moments warp_moments(float count, Value value, Inside inside) {
-  float total = 0, squares = 0;
+  float mean = 0, squares = 0;
   if constexpr (KIND == NormKind::LAYER) {
+    float total = 0;
 #pragma unroll
-    for (int i = 0; i < QUADS; i++) total += inside(i) ? sum(value(i)) : 0.0f;
+    for (int i = 0; i < QUADS; i++) total += sum(value(i));
     total = warp_sum(total);
+    if (count > 0) mean = total * ptx::reciprocal_approx(count);
   }
-  const float mean = KIND == NormKind::LAYER && count > 0 ? total * ptx::reciprocal_approx(count) : 0.0f;
 #pragma unroll
-  for (int i = 0; i < QUADS; i++) squares += inside(i) ? sum_of_squares(KIND == NormKind::LAYER ? subtract(value(i), mean) : value(i)) : 0.0f;
+  for (int i = 0; i < QUADS; i++) {
+    if constexpr (KIND == NormKind::LAYER)
+      squares += inside(i) ? sum_of_squares(subtract(value(i), mean)) : 0.0f;
+    else
+      squares += sum_of_squares(value(i));
+  }
   return {count, mean, warp_sum(squares)};
 }
 
@@ -66,7 +78,10 @@ __device__ __forceinline__ Normaliser exchange_moments(Consumer<G>& consumer, Mo
   const Context<G>& context = consumer.context;
   // Two sets by turns: who still reads one is not past the meeting after this, so nobody writes it before then.
   auto& moments = context.shared.moments[consumer.meeting()];
-  if (context.lane == 0) moments[context.warp] = mine;
+  if (context.lane == 0) {
+    moments.squares[context.warp] = mine.squares;
+    if constexpr (KIND == NormKind::LAYER) moments.count[context.warp] = mine.count, moments.mean[context.warp] = mine.mean;
+  }
   consumer.meet();
   return pool<KIND>(moments, count, eps);
 }

@@ -24,33 +24,38 @@ struct SliceQuads {
   __device__ __forceinline__ float count() const { return static_cast<float>(max(0, min(M::SLICE_COLUMNS, M::COLUMNS - warp * M::SLICE_COLUMNS))); }
 };
 
-// A constant vector at this lane's quads, or FILL throughout where there is none. EARLY ones are fetched by the
-// constructor, that is before the words are there, which is what the step waits for.
-template <class M, bool PRESENT, bool EARLY>
-class SliceConstants {
+// A vector at this lane's quads: `fetch(i)`. With HELD it is fetched by the constructor, that is ahead of the words that the
+// step waits for, and kept in registers.
+template <class M, bool HELD, class Fetch>
+class SliceVector {
  public:
-  __device__ __forceinline__ SliceConstants(SliceQuads<M> quads, const float* vector, float fill) : quads_(quads), vector_(vector), fill_(fill) {
-    if constexpr (PRESENT && EARLY) {
+  __device__ __forceinline__ explicit SliceVector(Fetch fetch) : fetch_(fetch) {
+    if constexpr (HELD) {
 #pragma unroll
-      for (int i = 0; i < SliceQuads<M>::PER_LANE; i++) early_[i] = fetch(i);
+      for (int i = 0; i < SliceQuads<M>::PER_LANE; i++) held_[i] = fetch(i);
     }
   }
 
-  __device__ __forceinline__ float4 operator[](int i) const {
-    if constexpr (!PRESENT) return make_float4(fill_, fill_, fill_, fill_);
-    return EARLY ? early_[i] : fetch(i);
-  }
+  __device__ __forceinline__ float4 operator[](int i) const { return HELD ? held_[HELD ? i : 0] : fetch_(i); }
 
  private:
-  __device__ __forceinline__ float4 fetch(int i) const {
-    return quads_.inside(i) ? reinterpret_cast<const float4*>(vector_)[quads_.global(i)] : make_float4(0, 0, 0, 0);
-  }
-
-  SliceQuads<M> quads_;
-  const float* vector_;
-  float fill_;
-  float4 early_[PRESENT && EARLY ? SliceQuads<M>::PER_LANE : 1];
+  Fetch fetch_;
+  float4 held_[HELD ? SliceQuads<M>::PER_LANE : 1];
 };
+
+template <class M, bool HELD, class Fetch>
+__device__ __forceinline__ SliceVector<M, HELD, Fetch> slice_vector(Fetch fetch) {
+  return SliceVector<M, HELD, Fetch>(fetch);
+}
+
+// A constant vector at this lane's quads; zeros where there are none.
+template <class M, bool PRESENT, bool HELD>
+__device__ __forceinline__ auto slice_constants(SliceQuads<M> quads, const float* vector) {
+  return slice_vector<M, PRESENT && HELD>([=](int i) {
+    const float4* from = reinterpret_cast<const float4*>(vector) + quads.global(i);
+    return PRESENT && quads.inside(i) ? *from : make_float4(0, 0, 0, 0);
+  });
+}
 
 // This warp's slice of the fp32 residual, to shared memory.
 template <class M, class G>
@@ -106,33 +111,38 @@ template <class M, class G>
 __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instruction in, const u64* words, Input<M>& input) {
   constexpr bool POST = M::POST != NormKind::NONE, LAYER = M::PROLOGUE == Prologue::LAYER, RMS = M::PROLOGUE == Prologue::RMS;
   using Quads = SliceQuads<M>;
-  constexpr int PER_LANE = Quads::PER_LANE, VECTORS = POST + M::POST_BIAS + (LAYER || RMS) + M::NORM_BIAS;
-  constexpr bool EARLY = PER_LANE * VECTORS <= 16;  // 64 registers
+  constexpr int PER_LANE = Quads::PER_LANE, VECTORS = 2 * POST + M::POST_BIAS + (LAYER || RMS) + M::NORM_BIAS;
+  constexpr bool HELD = PER_LANE * VECTORS <= 16;  // 64 registers
   consumer.context.lane = ptx::opaque(consumer.context.lane);
   const Context<G>& context = consumer.context;
   const float* constants = context.params.constants;
   const Quads quads{context.warp, lane_quad(context.lane)};
   const auto inside = [quads](int i) { return quads.inside(i); };
-  float4* residual = sum_of_slice<M>(consumer);
-  const SliceConstants<M, LAYER || RMS, EARLY> weight(quads, constants + in[isa::matvec::NORM], 1);
-  const SliceConstants<M, M::NORM_BIAS, EARLY> bias(quads, constants + in[isa::matvec::NORM_BIAS], 0);
-  const SliceConstants<M, POST, EARLY> post_weight(quads, constants + in[isa::matvec::POST_NORM], 1);
-  const SliceConstants<M, M::POST_BIAS, EARLY> post_bias(quads, constants + in[isa::matvec::POST_NORM_BIAS], 0);
+  float4* left = sum_of_slice<M>(consumer);
+  const auto weight = slice_constants<M, LAYER || RMS, HELD>(quads, constants + in[isa::matvec::NORM]);
+  const auto bias = slice_constants<M, M::NORM_BIAS, HELD>(quads, constants + in[isa::matvec::NORM_BIAS]);
+  const auto post_weight = slice_constants<M, POST, HELD>(quads, constants + in[isa::matvec::POST_NORM]);
+  const auto post_bias = slice_constants<M, M::POST_BIAS, HELD>(quads, constants + in[isa::matvec::POST_NORM_BIAS]);
   if constexpr (POST) {
     const int copy = M::RESIDUAL_COPIES > 1 ? context.sm() % M::RESIDUAL_COPIES : 0;
-    fetch_residual(consumer, quads, context.params.words + in[isa::matvec::RESIDUAL_IN] + copy * isa::copy_stride(M::COLUMNS), residual);
+    fetch_residual(consumer, quads, context.params.words + in[isa::matvec::RESIDUAL_IN] + copy * isa::copy_stride(M::COLUMNS), left);
   }
+  const auto residual = slice_vector<M, POST && HELD>([=](int i) { return POST && quads.in_slice(i) ? left[quads.local(i)] : make_float4(0, 0, 0, 0); });
   fetch_input<WithoutNorm<M>>(consumer, words, nullptr, input);
   const auto raw = [&input](int i) { return unpack_bf16(input[i]); };
   float square_sum = 0;
   if constexpr (POST) {
+    // What is to be multiplied with the norm's scale does not wait for it.
+    const auto weighted = slice_vector<M, HELD>([&](int i) { return multiply(raw(i), post_weight[i]); });
     const Normaliser norm = exchange_moments<M::POST>(consumer, warp_moments<M::POST, PER_LANE>(quads.count(), raw, inside), M::COLUMNS, M::NORM_EPS);
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
-      if (!inside(i)) continue;
-      const float4 y = add(multiply(norm(raw(i)), post_weight[i]), post_bias[i]);
-      const float4 x = add(multiply(y, M::POST_SCALE), residual[quads.local(i)]);
-      if constexpr (LAYER || M::POST_SUM) residual[quads.local(i)] = x;
+      float4 x;
+      if constexpr (M::POST == NormKind::RMS && !M::POST_BIAS)
+        x = add(multiply(weighted[i], norm.scale * M::POST_SCALE), residual[i]);
+      else
+        x = add(multiply(add(multiply(norm(raw(i)), post_weight[i]), post_bias[i]), M::POST_SCALE), residual[i]);
+      if ((LAYER || M::POST_SUM) && quads.in_slice(i)) left[quads.local(i)] = x;
       if constexpr (!LAYER) {
         if constexpr (RMS) square_sum += sum_of_squares(x);
         input.put(i, pack_bf16(RMS ? multiply(x, weight[i]) : x));
@@ -140,12 +150,14 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
     }
   }
   if constexpr (LAYER) {
-    const auto value = [&raw, residual, quads](int i) { return POST ? residual[quads.local(i)] : raw(i); };
+    const auto value = [&](int i) {
+      if constexpr (!POST) return raw(i);
+      return quads.in_slice(i) ? left[quads.local(i)] : make_float4(0, 0, 0, 0);
+    };
     const Normaliser norm =
         exchange_moments<NormKind::LAYER>(consumer, warp_moments<NormKind::LAYER, PER_LANE>(quads.count(), value, inside), M::COLUMNS, M::NORM_EPS);
 #pragma unroll
-    for (int i = 0; i < PER_LANE; i++)
-      if (inside(i)) input.put(i, pack_bf16(add(multiply(norm(value(i)), weight[i]), bias[i])));
+    for (int i = 0; i < PER_LANE; i++) input.put(i, pack_bf16(add(multiply(norm(value(i)), weight[i]), bias[i])));
   }
   __syncwarp();  // lanes publish what others have left of the sum
   return square_sum;

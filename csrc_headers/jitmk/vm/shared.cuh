@@ -32,6 +32,11 @@ struct Moments {
   float count, mean, squares;
 };
 
+// Those of all warps.
+struct alignas(16) WarpMoments {
+  float count[CONSUMER_WARPS], mean[CONSUMER_WARPS], squares[CONSUMER_WARPS];
+};
+
 template <class G>
 struct AttentionShared {
   static constexpr int QUERY_STRIDE = G::head_dim + 8;  // bf16; the padding keeps fragment loads free of bank conflicts
@@ -51,7 +56,7 @@ struct FixedShared {
   WarpRecord record[WORKING_WARPS];
   alignas(16) UnitPartials partial[PARTIAL_SLOTS];
   alignas(16) AttentionShared<G> attention;
-  Moments moments[2][CONSUMER_WARPS];  // see exchange_moments
+  WarpMoments moments[2];  // see exchange_moments
 
 
   // Where the storer counts logits in bins: over the partial sums and what attention exchanges. When it has the last

@@ -16,5 +16,6 @@ inline float minus_infinity() { return __uint_as_float(0xff800000u); }
 inline float exp2_approx(float x) { return std::exp2(x); }
 inline float log2_approx(float x) { return std::log2(x); }
 inline float reciprocal_approx(float x) { return 1 / x; }
+inline float rsqrt_approx(float x) { return 1 / std::sqrt(x); }
 
 }  // namespace jitmk::ptx

@@ -62,19 +62,11 @@ template <int D>
 struct AttentionAccumulator {
   static_assert(D % 16 == 0, "head_dim must be a multiple of 16");
   float output[D / 8][4];  // the upper half of each fragment belongs to heads 8..15, which do not exist
-  float maximum = ptx::minus_infinity();
-  float sum = 0;  // of this lane's positions
+  float maximum, sum;  // sum: of this lane's positions
 
-  __device__ __forceinline__ AttentionAccumulator() {
-#pragma unroll
-    for (int n = 0; n < D / 8; n++)
-#pragma unroll
-      for (int i = 0; i < 4; i++) output[n][i] = 0;
-  }
-
-  // tile: keys and values of 16 positions in shared memory.
+  // tile: keys and values of 16 positions in shared memory. FIRST: of this accumulator.
   // score(dot product, position of the tile): in units of log2; -inf where the position does not count, which not all do.
-  template <class Score>
+  template <bool FIRST, class Score>
   __device__ __forceinline__ void add_tile(const QueryFragment<D>& query, const unsigned char* tile, Score score, int lane) {
     // Four chains of products side by side: each product waits for the one before in its chain.
     float low[2][4] = {}, high[2][4] = {};
@@ -83,8 +75,13 @@ struct AttentionAccumulator {
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const uint4 k = *reinterpret_cast<const uint4*>(tile + half * 8 * D * 2 + b * 512 + lane * 16);
-        ptx::mma_m16n8k16(low[half], query.block[b], k.x, k.y);
-        ptx::mma_m16n8k16(high[half], query.block[b], k.z, k.w);
+        if (b == 0) {
+          ptx::mma_m16n8k16_first(low[half], query.block[b], k.x, k.y);
+          ptx::mma_m16n8k16_first(high[half], query.block[b], k.z, k.w);
+        } else {
+          ptx::mma_m16n8k16(low[half], query.block[b], k.x, k.y);
+          ptx::mma_m16n8k16(high[half], query.block[b], k.z, k.w);
+        }
       }
     }
     float scores[2][2];
@@ -97,26 +94,32 @@ struct AttentionAccumulator {
 #pragma unroll
       for (int i = 0; i < 2; i++) scores[half][i] = score(low[half][i] + high[half][i + 2], half * 8 + lane % 4 * 2 + i);
     }
-    float tile_maximum = fmaxf(fmaxf(scores[0][0], scores[0][1]), fmaxf(scores[1][0], scores[1][1]));
-    tile_maximum = fmaxf(tile_maximum, __shfl_xor_sync(ALL_LANES, tile_maximum, 1));
-    tile_maximum = fmaxf(tile_maximum, __shfl_xor_sync(ALL_LANES, tile_maximum, 2));
-    const float next = fmaxf(maximum, tile_maximum), correction = ptx::exp2_approx(maximum - next);
-    maximum = next;
+    float next = fmaxf(fmaxf(scores[0][0], scores[0][1]), fmaxf(scores[1][0], scores[1][1]));
+    next = fmaxf(next, __shfl_xor_sync(ALL_LANES, next, 1));
+    next = fmaxf(next, __shfl_xor_sync(ALL_LANES, next, 2));
+    if (!FIRST) next = fmaxf(maximum, next);
     float p[2][2];
 #pragma unroll
     for (int half = 0; half < 2; half++)
 #pragma unroll
       for (int i = 0; i < 2; i++) p[half][i] = ptx::exp2_approx(scores[half][i] - next);
-    sum = sum * correction + p[0][0] + p[0][1] + p[1][0] + p[1][1];
+    const float correction = FIRST ? 0.0f : ptx::exp2_approx(maximum - next), of_tile = (p[0][0] + p[0][1]) + (p[1][0] + p[1][1]);
+    maximum = next;
+    sum = FIRST ? of_tile : sum * correction + of_tile;
     const u32 a0 = ptx::pack_bf16(p[0][0], p[0][1]), a2 = ptx::pack_bf16(p[1][0], p[1][1]);
-    const unsigned char* values = tile + TILE_POSITIONS * D * 2;
 #pragma unroll
     for (int pair = 0; pair < D / 16; pair++) {
-      const uint4 v = *reinterpret_cast<const uint4*>(values + pair * 512 + lane * 16);
-      output[2 * pair][0] *= correction, output[2 * pair][1] *= correction;
-      output[2 * pair + 1][0] *= correction, output[2 * pair + 1][1] *= correction;
-      ptx::mma_m8n8k16(output[2 * pair], a0, a2, v.x, v.y);
-      ptx::mma_m8n8k16(output[2 * pair + 1], a0, a2, v.z, v.w);
+      const uint4 v = *reinterpret_cast<const uint4*>(tile + TILE_POSITIONS * D * 2 + pair * 512 + lane * 16);
+      float(&left)[4] = output[2 * pair], (&right)[4] = output[2 * pair + 1];
+      if (FIRST) {
+        ptx::mma_m8n8k16_first(left, a0, a2, v.x, v.y);
+        ptx::mma_m8n8k16_first(right, a0, a2, v.z, v.w);
+      } else {
+        left[0] *= correction, left[1] *= correction;
+        right[0] *= correction, right[1] *= correction;
+        ptx::mma_m8n8k16(left, a0, a2, v.x, v.y);
+        ptx::mma_m8n8k16(right, a0, a2, v.z, v.w);
+      }
     }
   }
 

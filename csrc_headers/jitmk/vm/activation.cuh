@@ -1,6 +1,6 @@
 // Nonlinearities: of the MLP, and the soft cap of scores and logits.
 #pragma once
-#include "jitmk/ptx/types.cuh"
+#include "jitmk/ptx/convert.cuh"
 
 namespace jitmk::vm {
 
@@ -25,8 +25,11 @@ __device__ __forceinline__ float activate(float x) {
   }
 }
 
-// cap * tanh(x / cap). The error of tanh is absolute, about 2^-23, so that of the result is cap times that. An infinite
-// exponential is as good as any: the quotient is then 0.
-__device__ __forceinline__ float soft_cap(float x, float cap) { return cap * (1.0f - __fdividef(2.0f, 1.0f + __expf(x * (2.0f / cap)))); }
+// unit * cap * tanh(x * scale / cap). The error of tanh is absolute, about 2^-23, so that of the result is cap times that. An
+// infinite exponential is as good as any: its reciprocal is 0.
+__device__ __forceinline__ float soft_cap(float x, float cap, float scale = 1, float unit = 1) {
+  constexpr float LOG2_E = 1.44269504f;
+  return unit * cap - 2 * unit * cap * ptx::reciprocal_approx(1.0f + ptx::exp2_approx(x * (2 * LOG2_E * scale / cap)));
+}
 
 }  // namespace jitmk::vm

@@ -22,13 +22,15 @@ struct Attention : Config {
   // stores of 8 heads would all go to the same banks. MIXED: the bits of a group's number that the head's are mixed into.
   static constexpr int GROUPS_OF_8 = D / 8, MIXED = GROUPS_OF_8 % 8 == 0 ? 7 : GROUPS_OF_8 % 4 == 0 ? 3 : GROUPS_OF_8 % 2 == 0 ? 1 : 0;
 
-  // Where a head's group of 8 dims lies in a slice.
-  __device__ __forceinline__ static int sums_place(int head, int group) { return head * D + (group ^ (head & MIXED)) * 8; }
+  // Where a head's group of 8 dims lies in a slice. Written so that of groups MIXED + 1 apart it is known to be as far.
+  __device__ __forceinline__ static int sums_place(int head, int group) {
+    return head * D + ((group & MIXED) ^ (head & MIXED)) * 8 + (group & ~MIXED) * 8;
+  }
 
   // What the product of a query and a key counts for in a softmax of base 2.
   __device__ __forceinline__ static float score(float product) {
     constexpr float LOG2_E = 1.44269504f, LOG2_SCALE = static_cast<float>(Config::SCALE * 1.4426950408889634);
-    if constexpr (Config::SOFT_CAP != 0) return soft_cap(product * Config::SCALE, Config::SOFT_CAP) * LOG2_E;
+    if constexpr (Config::SOFT_CAP != 0) return soft_cap(product, Config::SOFT_CAP, Config::SCALE, LOG2_E);
     return product * LOG2_SCALE;
   }
 };
@@ -187,6 +189,19 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
   }
 }
 
+// Adds tile `mine` of the unit, the warp's first or not, to its sums. chunk: the next of the unit.
+template <bool FIRST, class A, class G>
+__device__ __forceinline__ void attend_tile(Consumer<G>& consumer, const AttentionUnit<A>& unit, const tile::QueryFragment<A::D>& query, int mine, int& chunk,
+                                            tile::AttentionAccumulator<A::D>& accumulator) {
+  using Chunks = TileChunks<A, G>;
+  consumer.template skip_chunks<Chunks::HELD>(mine / Chunks::TILES - chunk);
+  chunk = mine / Chunks::TILES + 1;
+  const int first = (unit.first_tile + mine) * tile::TILE_POSITIONS;
+  const TileScores<A> scores{unit.oldest - first, min(tile::TILE_POSITIONS, consumer.context.position() - first)};
+  accumulator.template add_tile<FIRST>(query, consumer.acquire_chunk() + mine % Chunks::TILES * A::TILE_BYTES, scores, consumer.context.lane);
+  consumer.release_chunk();
+}
+
 // Attention over the old tiles. Leaves this warp's sums in its slice, its softmax state in shared.
 // A warp reads the chunks that hold its tiles, and skips the others.
 template <class A, class G>
@@ -195,33 +210,31 @@ __device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const At
   using Chunks = TileChunks<A, G>;
   const Context<G>& context = consumer.context;
   auto& shared = context.shared.attention;
-  const int lane = context.lane, position = context.position();
+  const int lane = context.lane;
   const tile::QueryFragment<D> query(shared.query, AttentionShared<G>::QUERY_STRIDE, lane);
   // The new token's scores: of the warp that is the last to get a tile.
   if (unit.newest && context.warp == CONSUMER_WARPS - 1) {
     const float product = query.times(tile::QueryFragment<D>(shared.new_key, 0, lane));
     if (lane % 4 == 0) shared.new_score[lane / 4] = A::score(product);
   }
-  tile::AttentionAccumulator<D> accumulator;
-  int chunk = 0;  // the next of the unit
-  for (int mine = context.warp; unit.first_tile + mine < unit.last_tile; mine += CONSUMER_WARPS) {
-    consumer.template skip_chunks<Chunks::HELD>(mine / Chunks::TILES - chunk);
-    chunk = mine / Chunks::TILES + 1;
-    const int tile = unit.first_tile + mine;
-    const TileScores<A> scores{unit.oldest - tile * tile::TILE_POSITIONS, min(tile::TILE_POSITIONS, position - tile * tile::TILE_POSITIONS)};
-    accumulator.add_tile(query, consumer.acquire_chunk() + mine % Chunks::TILES * A::TILE_BYTES, scores, lane);
-    consumer.release_chunk();
-  }
-  consumer.template skip_chunks<Chunks::HELD>(Chunks::of(unit) - chunk);
-  const float sum = accumulator.total();
   const int head = lane / 4;
-  if (head < unit.heads) {
-    if (lane % 4 == 0) shared.state[context.warp][head] = {accumulator.maximum, sum};
+  const auto leave = [&](float maximum, float sum, auto pair) {
+    if (head >= unit.heads) return;
+    if (lane % 4 == 0) shared.state[context.warp][head] = {maximum, sum};
     float* sums = reinterpret_cast<float*>(consumer.slice) + lane % 4 * 2;
 #pragma unroll
-    for (int n = 0; n < D / 8; n++)
-      *reinterpret_cast<float2*>(sums + A::sums_place(head, n)) = make_float2(accumulator.output[n][0], accumulator.output[n][1]);
+    for (int n = 0; n < D / 8; n++) *reinterpret_cast<float2*>(sums + A::sums_place(head, n)) = pair(n);
+  };
+  int chunk = 0, mine = context.warp;  // chunk: the next of the unit
+  if (unit.first_tile + mine < unit.last_tile) {
+    tile::AttentionAccumulator<D> accumulator;
+    attend_tile<true>(consumer, unit, query, mine, chunk, accumulator);
+    for (mine += CONSUMER_WARPS; unit.first_tile + mine < unit.last_tile; mine += CONSUMER_WARPS) attend_tile<false>(consumer, unit, query, mine, chunk, accumulator);
+    leave(accumulator.maximum, accumulator.total(), [&](int n) { return make_float2(accumulator.output[n][0], accumulator.output[n][1]); });
+  } else {
+    leave(ptx::minus_infinity(), 0, [](int) { return make_float2(0, 0); });
   }
+  consumer.template skip_chunks<Chunks::HELD>(Chunks::of(unit) - chunk);
 }
 
 constexpr float LOWEST_SCORE = -1e30f;  // of any that a maximum is taken with

@@ -21,7 +21,7 @@ from jitmk.program.packing import CONSUMER_WARPS, MatrixLayout, pack
 from jitmk.reference.ops.activate import apply_activation
 from jitmk.reference.ops.attention import old_positions
 from tests.support.host_shim import run_on_host
-from tests.support.rendering import inline, isa_part
+from tests.support.rendering import inline, inline_for_host, isa_part
 from tests.support.tiny import tiny_spec
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
@@ -29,9 +29,13 @@ HEAD_DIMS = (64, 80, 96, 128, 256)
 TABLES = ((24, 16), (17, 320), (16, 2048), (9, 2304), (16, 4352), (8, 16384))
 
 
-def _device(*headers: str) -> str:
+def _with_isa(*headers: str) -> str:
     isa = isa_part(tiny_spec(), GpuArch.parse("sm_90a"))
-    return inline(isa + "".join(f'#include "jitmk/{header}"\n' for header in headers))
+    return isa + "".join(f'#include "jitmk/{header}"\n' for header in headers)
+
+
+def _device(*headers: str) -> str:
+    return inline(_with_isa(*headers))
 
 
 def test_kv_tiles_lie_alike(tmp_path: Path) -> None:
@@ -161,7 +165,8 @@ def test_soft_caps_are_those_of_torch(cap: float, tmp_path: Path) -> None:
   for (int i = -4000; i <= 4000; i++) std::printf("%.9g\\n", jitmk::vm::soft_cap(i * 0.25f, {cap}f));
   const float far[] = {{1e30f, -1e30f, INFINITY, -INFINITY}};
   for (float x : far) std::printf("%.9g\\n", jitmk::vm::soft_cap(x, {cap}f));"""
-    found = torch.tensor([float(row[0]) for row in run_on_host(_device("vm/activation.cuh"), main, tmp_path)])
+    source = inline_for_host(_with_isa("vm/activation.cuh"), tmp_path, of_warps=False)
+    found = torch.tensor([float(row[0]) for row in run_on_host(source, main, tmp_path)])
     far = torch.tensor([1.0, -1.0, 1.0, -1.0])
     expected = torch.cat((torch.tanh(torch.arange(-4000, 4001) * 0.25 / cap), far)) * cap
     torch.testing.assert_close(found, expected, rtol=0, atol=cap * 5e-7)
@@ -208,12 +213,13 @@ def test_moments_of_parts_are_those_of_the_whole(tmp_path: Path) -> None:
     x = torch.randn(300, generator=torch.Generator().manual_seed(1)) + 1000
     parts = [*torch.split(x, 50), torch.empty(0), torch.empty(0)]
     moments = [(len(p), p.mean().item() if len(p) else 0.0, ((p - p.mean()) ** 2).sum().item()) for p in parts]
-    text = ", ".join("{" + ", ".join(float_literal(value) for value in part) + "}" for part in moments)
+    text = ", ".join("{" + ", ".join(float_literal(value) for value in values) + "}" for values in zip(*moments))
     main = f"""
   using namespace jitmk::vm;
-  const Moments part[8] = {{{text}}};
-  const Normaliser layer = pool<NormKind::LAYER>(part, 300, 1e-5f);
+  const WarpMoments parts = {{{text}}};
+  const Normaliser layer = pool<NormKind::LAYER>(parts, 300, 1e-5f);
   std::printf("%.9g %.9g\\n", layer.mean, layer.scale);"""
-    ((mean, scale),) = run_on_host(_device("vm/moments.cuh"), main, tmp_path)
+    source = inline_for_host(_with_isa("vm/moments.cuh"), tmp_path, of_warps=False)
+    ((mean, scale),) = run_on_host(source, main, tmp_path)
     assert float(mean) == pytest.approx(x.double().mean().item(), rel=1e-6)
     assert float(scale) == pytest.approx(torch.rsqrt(x.double().var(unbiased=False) + 1e-5).item(), rel=1e-5)

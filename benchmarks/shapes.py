@@ -31,6 +31,17 @@ _PLAIN_ROPE = {
     "mlp_bias": False,
 }
 
+_SMOLLM_2 = _PLAIN_ROPE | {
+    "vocab_size": 49152,
+    "head_dim": 64,
+    # The public config says 8192: raised, so that a prompt of 8192 tokens leaves room for new ones.
+    "max_position_embeddings": 16384,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 100000.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
 
 def _llama3_rope(factor: float) -> dict[str, Any]:
     return {
@@ -115,21 +126,21 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
         "rope_scaling": _llama3_rope(8.0),
     },
-    "smollm2-360m": _PLAIN_ROPE
+    "smollm2-135m": _SMOLLM_2
     | {
-        "vocab_size": 49152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+    },
+    "smollm2-360m": _SMOLLM_2
+    | {
         "hidden_size": 960,
         "intermediate_size": 2560,
         "num_hidden_layers": 32,
         "num_attention_heads": 15,
         "num_key_value_heads": 5,
-        "head_dim": 64,
-        # The public config says 8192: raised, so that a prompt of 8192 tokens leaves room for new ones.
-        "max_position_embeddings": 16384,
-        "rms_norm_eps": 1e-05,
-        "rope_theta": 100000.0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
     },
     # The sizes of Qwen3-0.6B as a Llama: without the norms of queries and keys.
     "qwen3-0.6b-shape": _PLAIN_ROPE
@@ -297,8 +308,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 """config.json by name."""
 
-LLAMAS = ("llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b", "smollm2-360m", "qwen3-0.6b-shape")
-"""Llamas, from short contexts to long ones: what `benchmarks.decode` measures."""
+LLAMAS = ("llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b", "smollm2-360m", "qwen3-0.6b-shape", "smollm2-135m")
+"""Llamas, from short contexts to long ones: what `benchmarks.decode` measures. The last is there for GPT-2's size."""
 
 FAMILY_MODELS = (
     "qwen2.5-1.5b",

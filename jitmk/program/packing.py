@@ -133,10 +133,10 @@ def unpack(packed: torch.Tensor, rows: int, columns: int, *, chunk_limit: int = 
 def _views(
     padded: torch.Tensor, packed: torch.Tensor, layout: MatrixLayout
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Rows and packed form, shaped alike: [units, chunks, warps, blocks, rows, eights, 2, 2] for each run of equal chunks.
+    """Rows and packed form, shaped alike, for each run of equal chunks.
 
-    The last three are a row's words of two columns, which the packed form has in another order; for whoever copies goes
-    element by element.
+    [units, chunks, warps, blocks, rows, eights, 2, 2]: the last three are a row's words of two columns, which lie in
+    another order when they are packed; whoever copies goes word by word.
     """
     eights = BLOCK_COLUMNS // 8
     # [unit, row, warp, block, eight, half, word] -> [unit, warp, block, row, eight, word, half]

@@ -202,8 +202,19 @@ __device__ __forceinline__ void attend_tile(Consumer<G>& consumer, const Attenti
   consumer.release_chunk();
 }
 
-// Attention over the old tiles. Leaves this warp's sums in its slice, its softmax state in shared.
-// A warp reads the chunks that hold its tiles, and skips the others.
+// Leaves a warp's sums in its slice, pair(n) of the lane's head and dims 8 n + 2 (lane % 4), and its softmax state in shared.
+template <class A, class G, class Pair>
+__device__ __forceinline__ void leave_sums(const Consumer<G>& consumer, const AttentionUnit<A>& unit, SoftmaxState state, Pair pair) {
+  const Context<G>& context = consumer.context;
+  const int head = context.lane / 4;
+  if (head >= unit.heads) return;
+  if (context.lane % 4 == 0) context.shared.attention.state[context.warp][head] = state;
+  float* sums = reinterpret_cast<float*>(consumer.slice) + context.lane % 4 * 2;
+#pragma unroll
+  for (int n = 0; n < A::D / 8; n++) *reinterpret_cast<float2*>(sums + A::sums_place(head, n)) = pair(n);
+}
+
+// Attention over the old tiles: leaves this warp's sums. A warp reads the chunks that hold its tiles, and skips the others.
 template <class A, class G>
 __device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const AttentionUnit<A>& unit) {
   constexpr int D = A::D;
@@ -217,22 +228,14 @@ __device__ __forceinline__ void attend_old_tiles(Consumer<G>& consumer, const At
     const float product = query.times(tile::QueryFragment<D>(shared.new_key, 0, lane));
     if (lane % 4 == 0) shared.new_score[lane / 4] = A::score(product);
   }
-  const int head = lane / 4;
-  const auto leave = [&](float maximum, float sum, auto pair) {
-    if (head >= unit.heads) return;
-    if (lane % 4 == 0) shared.state[context.warp][head] = {maximum, sum};
-    float* sums = reinterpret_cast<float*>(consumer.slice) + lane % 4 * 2;
-#pragma unroll
-    for (int n = 0; n < D / 8; n++) *reinterpret_cast<float2*>(sums + A::sums_place(head, n)) = pair(n);
-  };
   int chunk = 0, mine = context.warp;  // chunk: the next of the unit
   if (unit.first_tile + mine < unit.last_tile) {
     tile::AttentionAccumulator<D> accumulator;
     attend_tile<true>(consumer, unit, query, mine, chunk, accumulator);
     for (mine += CONSUMER_WARPS; unit.first_tile + mine < unit.last_tile; mine += CONSUMER_WARPS) attend_tile<false>(consumer, unit, query, mine, chunk, accumulator);
-    leave(accumulator.maximum, accumulator.total(), [&](int n) { return make_float2(accumulator.output[n][0], accumulator.output[n][1]); });
+    leave_sums(consumer, unit, {accumulator.maximum, accumulator.total()}, [&](int n) { return make_float2(accumulator.output[n][0], accumulator.output[n][1]); });
   } else {
-    leave(ptx::minus_infinity(), 0, [](int) { return make_float2(0, 0); });
+    leave_sums(consumer, unit, {ptx::minus_infinity(), 0}, [](int) { return make_float2(0, 0); });
   }
   consumer.template skip_chunks<Chunks::HELD>(Chunks::of(unit) - chunk);
 }

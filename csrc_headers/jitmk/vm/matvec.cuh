@@ -28,13 +28,12 @@ struct Matvec : Config {
   static constexpr int MAX_BLOCKS = (BLOCKS + PARTS - 1) / PARTS;  // of a chunk
   static constexpr bool NORM = Config::PROLOGUE == Prologue::RMS;  // 1/rms is applied to the dot products
   static constexpr bool NEEDS_ALL = Config::PROLOGUE == Prologue::LAYER || Config::POST != NormKind::NONE;
-  // More of wide units, of which fewer fit the ring. A prologue that needs the whole vector needs the registers itself.
   static constexpr int CHUNK_BLOCKS = MAX_BLOCKS > 0 ? MAX_BLOCKS : 1;
+  // More of wide units, of which fewer fit the ring. A prologue that needs the whole vector needs the registers itself.
   static constexpr int EARLY_CHUNKS = PARTS >= 3 && !NEEDS_ALL ? 2 * EARLY_BLOCKS / CHUNK_BLOCKS : (EARLY_BLOCKS + CHUNK_BLOCKS - 1) / CHUNK_BLOCKS;
   static constexpr int MOST_UNITS = EARLY_CHUNKS / PARTS < PARTIAL_BATCH ? EARLY_CHUNKS / PARTS : PARTIAL_BATCH;
   static constexpr int EARLY_UNITS = PARTS < EARLY_CHUNKS ? MOST_UNITS : 1;
   static constexpr int EARLY = PARTS < EARLY_CHUNKS ? PARTS : EARLY_CHUNKS;  // chunks of each of these
-  static_assert(EARLY_UNITS <= PARTIAL_BATCH, "their sums are handed over together");
   static constexpr int UNITS = (ROWS + UNIT_ROWS - 1) / UNIT_ROWS;
   static constexpr int SLICE_COLUMNS = BLOCKS * isa::BLOCK_COLUMNS;
   // Long units run in a loop over their chunks, if it finds each alike: less code to compile and to fetch.
@@ -49,11 +48,6 @@ struct Matvec : Config {
   static_assert(Config::POST == NormKind::NONE || EPILOGUE != Epilogue::RESIDUAL, "one operand cannot be two residuals");
 
   __device__ static constexpr int first_block(int chunk) { return EVEN ? MAX_BLOCKS * chunk : BLOCKS * chunk / PARTS; }
-  __device__ static constexpr int chunk_of(int block) {
-    int chunk = 0;
-    while (first_block(chunk + 1) <= block) chunk++;
-    return chunk;
-  }
   __device__ static constexpr int chunk_blocks(int chunk) { return EVEN ? MAX_BLOCKS : first_block(chunk + 1) - first_block(chunk); }
 };
 
@@ -74,17 +68,11 @@ __device__ __forceinline__ void load_matvec(Loader<G>& loader, Instruction in) {
 
 // This warp's and lane's part of chunk c of a unit.
 template <class M, class G>
-__device__ __forceinline__ void read_chunk(const Consumer<G>& consumer, int c, const unsigned char* chunk, uint4 (&w)[M::MAX_BLOCKS]) {
+__device__ __forceinline__ void read_chunk(const Consumer<G>& consumer, int c, const unsigned char* chunk, uint4* w) {
   const int blocks = M::chunk_blocks(c);
   const auto* weights = reinterpret_cast<const uint4*>(chunk) + consumer.context.warp * blocks * WARP_LANES + consumer.context.lane;
 #pragma unroll
   for (int b = 0; b < blocks; b++) w[b] = weights[b * WARP_LANES];
-}
-
-template <int N>
-__device__ __forceinline__ void clear(uint4 (&w)[N]) {
-#pragma unroll
-  for (int i = 0; i < N; i++) w[i] = make_uint4(0, 0, 0, 0);
 }
 
 // This warp's dot products of a unit. A block of weights is all of A: columns 0 to 3 of every 8 in its upper rows, below them
@@ -144,16 +132,20 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
   // is there, nothing is left to do but to multiply.
   constexpr int EARLY_TOTAL = M::EARLY_UNITS * M::EARLY, AT_ONCE = EARLY_BATCH < G::Shared::RING_CHUNKS ? EARLY_BATCH : G::Shared::RING_CHUNKS;
   constexpr int BATCH = EARLY_TOTAL < AT_ONCE ? EARLY_TOTAL : AT_ONCE;
-  uint4 early[EARLY_TOTAL][M::MAX_BLOCKS];
+  // Those of units that there may not be are zeros first: registers that only a branch fills would be held from one
+  // instruction to the next.
+  uint4 early[M::EARLY_UNITS][M::first_block(M::EARLY)];
+#pragma unroll
+  for (int u = 1; u < M::EARLY_UNITS; u++)
+#pragma unroll
+    for (uint4& w : early[u]) w = make_uint4(0, 0, 0, 0);
 #pragma unroll
   for (int first = 0; first < EARLY_TOTAL; first += BATCH) {
     const auto wanted = [=](int i) { return first + i < EARLY_TOTAL && (first + i < M::EARLY || (first + i) / M::EARLY < count); };
-    // Registers that only a branch fills would be held from one instruction to the next.
-#pragma unroll
-    for (int i = 0; i < BATCH; i++)
-      if (first + i < EARLY_TOTAL && first + i >= M::EARLY) clear(early[first + i]);
-    consumer.template read_chunks<BATCH>(
-        wanted, [&](int i, const unsigned char* chunk) { read_chunk<M>(consumer, (first + i) % M::EARLY, chunk, early[first + i]); });
+    consumer.template read_chunks<BATCH>(wanted, [&](int i, const unsigned char* from) {
+      const int u = (first + i) / M::EARLY, c = (first + i) % M::EARLY;
+      read_chunk<M>(consumer, c, from, early[u] + M::first_block(c));
+    });
   }
   constexpr bool WHOLE = M::EARLY == M::CHUNKS;  // early units, not the first part of one
   if constexpr (WHOLE) consumer.reserve_partials(M::EARLY_UNITS);
@@ -186,7 +178,7 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
 #pragma unroll
       for (int block = 0; block < M::BLOCKS; block++) {
 #pragma unroll
-        for (int i = 0; i < TOGETHER; i++) some[i].multiply(block, early[(u + i) * M::EARLY + M::chunk_of(block)][block - M::first_block(M::chunk_of(block))], x[block / CHAINS]);
+        for (int i = 0; i < TOGETHER; i++) some[i].multiply(block, early[u + i][block], x[block / CHAINS]);
         if (block % 2 == 1) sum_squares();
       }
       float rows[TOGETHER];
@@ -202,7 +194,7 @@ __device__ __forceinline__ void consume_matvec(Consumer<G>& consumer, Instructio
   } else {
 #pragma unroll
     for (int block = 0; block < M::first_block(M::EARLY); block++) {
-      dots.multiply(block, early[M::chunk_of(block)][block - M::first_block(M::chunk_of(block))], x[block / CHAINS]);
+      dots.multiply(block, early[0][block], x[block / CHAINS]);
       if (block % 2 == 1) sum_squares();
     }
     sum_all_squares();
@@ -280,7 +272,6 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
   const LogitShare share_of_logits{p.filter_values, p.filter_values + M::UNITS * UNIT_ROWS, begin, stride, count * UNIT_ROWS};
   const auto row_of = [=](int i) { return (begin + i * stride) * UNIT_ROWS + row; };
   const auto inside = [=](int i) { return i < count && (M::ROWS % UNIT_ROWS == 0 || row_of(i) < M::ROWS); };
-  float scale = 1;
   EpilogueOperands<M> next;
   if (inside(place)) next.fetch(bias, residual_in, row_of(place));
   for (int group = 0; group < count; group += GROUP) {
@@ -299,8 +290,7 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
       residual = __uint_as_float(payload[0]);
     }
     if constexpr (M::EPILOGUE == Epilogue::LOGITS) noise = gumbel_of_row(p, context.position() + 1, begin + mine * stride, row);
-    // Where this lane's sums will be, and the group's first unit's: known before they are.
-    const Partial *partials = storer.partials(place), *first = storer.partials(0);
+    const UnitPartials& partials = storer.partials(place);  // where this lane's sums will be: known before they are there
     const int last = min(group + GROUP, count);
     for (int i = group, units; i < last; i += units) {
       units = last - i;
@@ -310,17 +300,13 @@ __device__ __forceinline__ void store_matvec(Storer<G>& storer, Instruction in) 
       }
       const bool active = has_row && mine >= i && mine < i + units;
       // A lane whose unit is not among them computes what it finds, and keeps it to itself.
-      float sums[CONSUMER_WARPS] = {};
+      float sums[CONSUMER_WARPS] = {}, squares[CONSUMER_WARPS] = {};
       if (!G::race_check || active) {
 #pragma unroll
-        for (int w = 0; w < CONSUMER_WARPS; w++) sums[w] = partials[w].row[row];
+        for (int w = 0; w < CONSUMER_WARPS; w++) sums[w] = partials.row[w][row], squares[w] = partials.square_sum[w];
       }
-      if (M::NORM && i == 0) {
-        float squares[CONSUMER_WARPS];
-#pragma unroll
-        for (int w = 0; w < CONSUMER_WARPS; w++) squares[w] = first[w].square_sum;
-        scale = ptx::rsqrt_approx(sum(squares) * (1.0f / M::COLUMNS) + M::NORM_EPS);
-      }
+      // Of every unit anew: that takes less time than a branch, and warps report it with each.
+      const float scale = M::NORM ? ptx::rsqrt_approx(sum(squares) * (1.0f / M::COLUMNS) + M::NORM_EPS) : 1.0f;
       float y = sum(sums) * scale + present.bias;
       if constexpr (M::EPILOGUE == Epilogue::STORE) {
         const float neighbour = __shfl_down_sync(ALL_LANES, y, 1);

@@ -117,7 +117,7 @@ class Consumer {
       : context(c),
         slice(Shared::slices(base) + c.warp * G::slice_bytes),
         ring_(Shared::ring(base)),
-        partials_(reinterpret_cast<unsigned char*>(&c.shared.partial[0].warp[c.warp]) + (c.lane == 1 ? UNIT_ROWS : c.lane / 4) * sizeof(float)) {}
+        partials_(reinterpret_cast<unsigned char*>(c.lane == 1 ? &c.shared.partial[0].square_sum[c.warp] : &c.shared.partial[0].row[c.warp][c.lane / 4])) {}
 
   // The next chunk of the ring, once it has landed.
   __device__ __forceinline__ const unsigned char* acquire_chunk() {
@@ -275,7 +275,7 @@ class Storer {
   }
 
   // Of the unit `ahead` behind the next one.
-  __device__ __forceinline__ const Partial* partials(int ahead) const { return context.shared.partial[partial_.ahead(ahead).slot].warp; }
+  __device__ __forceinline__ const UnitPartials& partials(int ahead) const { return context.shared.partial[partial_.ahead(ahead).slot]; }
 
   __device__ __forceinline__ void release_partials() {
     context.arrive(&context.shared.partial_empty[partial_.slot]);

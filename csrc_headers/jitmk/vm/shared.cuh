@@ -9,17 +9,11 @@ constexpr int PARTIAL_BATCH = 4;  // of them, taken by a consumer at once
 constexpr int UNIT_ROWS = isa::UNIT_ROWS;
 constexpr int FILTER_SHARED_BYTES = isa::FILTER_BINS * WARP_LANES * 8;
 
-// A warp's share of a unit: 8 partial dot products, and its share of the input's sum of squares.
-struct Partial {
-  float row[UNIT_ROWS];
-  float square_sum;  // behind the rows: see Consumer::report_partial
-  float padding[3];
-};
-
-// All warps' shares of a unit. The padding lets the storer read four units at once without bank conflicts.
+// All warps' shares of a unit: 8 partial dot products each, and of the input's sum of squares. The storer reads the rows of
+// four units at once: their size, 8 words more than a multiple of all banks, keeps these apart.
 struct UnitPartials {
-  Partial warp[CONSUMER_WARPS];
-  float padding[8];
+  float row[CONSUMER_WARPS][UNIT_ROWS];
+  float square_sum[CONSUMER_WARPS];
 };
 
 // The running softmax of one query head on one warp: maximum in units of log2, and normaliser.

@@ -104,9 +104,9 @@ def test_one_command_measures_everything(capsys: pytest.CaptureFixture[str]) -> 
     others = {(found["model"], found["baseline"], found["tokens"]) for found in records if found["baseline"] != "jitmk"}
     assert others == {(model, KINDS[kind], 32) for model in LLAMAS for kind in ("eager", "cuda-graphs")}
     assert content["environment"]["clocks_under_load"] == {name: {"clocks.sm": "1980 MHz"} for name in LLAMAS}
-    assert len(content["checks"]) == 15 and all(check["holds"] for check in content["checks"])
+    assert len(content["checks"]) == 3 * len(LLAMAS) and all(check["holds"] for check in content["checks"])
     # A failed baseline is recorded and shown, but is not jitmk's failure.
-    assert [failure["baseline"] for failure in content["failures"]] == ["transformers compiled"] * 5
+    assert [failure["baseline"] for failure in content["failures"]] == ["transformers compiled"] * len(LLAMAS)
     assert set(FakeLive.opened) == {(model, 8192 + 512) for model in LLAMAS}
     shown = capsys.readouterr().out
     assert {line.split()[-1] for line in shown.splitlines() if " jitmk " in line} == {"7.5"}

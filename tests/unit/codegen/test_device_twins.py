@@ -213,7 +213,8 @@ def test_moments_of_parts_are_those_of_the_whole(tmp_path: Path) -> None:
     x = torch.randn(300, generator=torch.Generator().manual_seed(1)) + 1000
     parts = [*torch.split(x, 50), torch.empty(0), torch.empty(0)]
     moments = [(len(p), p.mean().item() if len(p) else 0.0, ((p - p.mean()) ** 2).sum().item()) for p in parts]
-    text = ", ".join("{" + ", ".join(float_literal(value) for value in values) + "}" for values in zip(*moments))
+    fields = [", ".join(map(float_literal, values)) for values in zip(*moments, strict=True)]
+    text = ", ".join("{" + values + "}" for values in fields)
     main = f"""
   using namespace jitmk::vm;
   const WarpMoments parts = {{{text}}};

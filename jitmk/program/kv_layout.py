@@ -6,8 +6,8 @@ The cache of one layer, sequence and key/value head is a row of tiles. A tile ho
     keys    [2 halves][blocks of 32 dims][8 positions][32 dims], then a block of 16 dims where head_dim needs it
     values  [pairs of 16 dims][8 dims][4 quads][2 dim octets][2 halves][2 positions]
 
-Keys are the B operand of scores = Q K^T, laid out as weights are. Values are the B operand of P V, where k runs over
-positions: a lane's 16 bytes are the fragments of two neighbouring `mma.m16n8k16`.
+Keys are the B operand of scores = Q K^T. Values are the B operand of P V, where k runs over positions. Of either, a
+lane's 16 bytes are the fragments of two neighbouring `mma.m16n8k16`.
 """
 
 from __future__ import annotations

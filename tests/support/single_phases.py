@@ -18,7 +18,6 @@ from jitmk.program.configs import AttentionConfig, EmbedConfig, MatvecConfig, Pr
 from jitmk.program.isa import Opcode
 from jitmk.program.kv_layout import TILE_POSITIONS
 from jitmk.program.lowering import lower
-from jitmk.program.packing import ceil_div
 from jitmk.program.program import Buffer, BufferKind, Phase, Program
 from jitmk.program.rope_layout import rope_rows
 from jitmk.program.weights import plan_weights
@@ -129,7 +128,7 @@ class ModelPhases:
         any number; no other tile is looked at.
         """
         cache = KvCache(self.spec, self._capacity, self._device)
-        end = ceil_div(position, TILE_POSITIONS) * TILE_POSITIONS
+        end = (position // TILE_POSITIONS + 1) * TILE_POSITIONS
         for layer, of_layer in enumerate(self.spec.layers):
             first = max(0, position + 1 - of_layer.window) if of_layer.window else 0
             keys, values = self._keys[layer].clone(), self._values[layer].clone()

@@ -25,6 +25,12 @@ __device__ __forceinline__ int opaque(int x) {
   return x;
 }
 
+// Has an address worked out here, and not where it is wanted.
+template <class T>
+__device__ __forceinline__ void settle(T*& address) {
+  asm volatile("" : "+l"(address));
+}
+
 [[noreturn]] __device__ __forceinline__ void exit_thread() {
   asm volatile("exit;");
   __builtin_unreachable();

@@ -43,19 +43,115 @@ struct QueryFragment {
     for (int b = 0; b < BLOCKS; b++) block[b] = *reinterpret_cast<const uint4*>(row + b * 32 + lane % 4 * 8);
     if constexpr (TAIL) tail = *reinterpret_cast<const uint2*>(row + BLOCKS * 32 + lane % 4 * 4);
   }
+};
 
-  // This lane's head times one key, which lies as a query does and is in every lane: the key is all columns of B.
-  __device__ __forceinline__ float times(const QueryFragment& key) const {
-    float low[2][4] = {}, high[2][4] = {};
-#pragma unroll
-    for (int b = 0; b < BLOCKS; b++) {
-      ptx::mma_m16n8k16(low[b % 2], block[b], key.block[b].x, key.block[b].z);
-      ptx::mma_m16n8k16(high[b % 2], block[b], key.block[b].y, key.block[b].w);
-    }
-    if constexpr (TAIL) ptx::mma_m8n8k16(low[0], tail.x, tail.y, key.tail.x, key.tail.y);
-    return (low[0][0] + low[1][0]) + (high[0][2] + high[1][2]);
+// The keys of a tile as B operands: lane l has position l / 4 of each half. Read block by block as they are wanted.
+template <int D>
+struct TileKeys {
+  const unsigned char* tile;
+  int lane;
+
+  __device__ __forceinline__ uint4 block(int half, int b) const {
+    return *reinterpret_cast<const uint4*>(tile + half * 8 * D * 2 + b * 512 + lane * 16);
+  }
+  __device__ __forceinline__ uint2 tail(int half) const {
+    return *reinterpret_cast<const uint2*>(tile + half * 8 * D * 2 + D / 32 * 512 + lane * 8);
   }
 };
+
+// Puts a key, bf16 [D] in shared memory, in the place of a position of a tile. The whole warp calls this.
+template <int D>
+__device__ __forceinline__ void put_key(unsigned char* tile, int position, const u16* key, int lane) {
+  static_assert(D % 32 == 0, "such keys have blocks of 32 dims only");
+  unsigned char* to = tile + key_offset<D>(position, 0) * 2;
+  for (int quarter = lane; quarter < D / 8; quarter += WARP_LANES)
+    *reinterpret_cast<uint4*>(to + quarter / 4 * 512 + quarter % 4 * 16) = *reinterpret_cast<const uint4*>(key + quarter * 8);
+  __syncwarp();
+}
+
+// The same in registers.
+template <int D>
+struct KeyFragment {
+  static constexpr int BLOCKS = D / 32;
+  static constexpr bool TAIL = D % 32 != 0;
+  uint4 blocks[2][BLOCKS];
+  uint2 tails[2];
+
+  __device__ __forceinline__ void read(const unsigned char* tile, int lane) {
+    const TileKeys<D> keys{tile, lane};
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+#pragma unroll
+      for (int b = 0; b < BLOCKS; b++) blocks[half][b] = keys.block(half, b);
+      if constexpr (TAIL) tails[half] = keys.tail(half);
+    }
+  }
+
+  // Puts another key, bf16 [D] in shared memory, in the place of a position's.
+  __device__ __forceinline__ void replace(int position, const u16* key, int lane) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      if (half * 8 + lane / 4 != position) continue;
+#pragma unroll
+      for (int b = 0; b < BLOCKS; b++) blocks[half][b] = *reinterpret_cast<const uint4*>(key + b * 32 + lane % 4 * 8);
+      if constexpr (TAIL) tails[half] = *reinterpret_cast<const uint2*>(key + BLOCKS * 32 + lane % 4 * 4);
+    }
+  }
+
+  __device__ __forceinline__ uint4 block(int half, int b) const { return blocks[half][b]; }
+  __device__ __forceinline__ uint2 tail(int half) const { return tails[half]; }
+};
+
+// The values of a tile as B operands, two blocks of 8 dims at a time, read one by one as they are wanted.
+template <int D>
+struct TileValues {
+  const unsigned char* from;
+
+  __device__ __forceinline__ TileValues(const unsigned char* tile, int lane) : from(tile + TILE_POSITIONS * D * 2 + lane * 16) {}
+  __device__ __forceinline__ uint4 operator[](int pair) const { return *reinterpret_cast<const uint4*>(from + pair * 512); }
+};
+
+// The same, in registers.
+template <int D>
+struct ValueFragment {
+  uint4 pair[D / 16];
+
+  __device__ __forceinline__ void read(const unsigned char* tile, int lane) {
+    const TileValues<D> values(tile, lane);
+#pragma unroll
+    for (int i = 0; i < D / 16; i++) pair[i] = values[i];
+  }
+  __device__ __forceinline__ uint4 operator[](int i) const { return pair[i]; }
+};
+
+// Q K^T of a tile: lane l has in [h][i] what its head l / 4 and position 8 h + 2 (l % 4) + i give.
+template <int D, class Keys>
+__device__ __forceinline__ void multiply_keys(const QueryFragment<D>& query, const Keys& keys, float (&product)[2][2]) {
+  // Four chains of products side by side: each product waits for the one before in its chain.
+  float low[2][4] = {}, high[2][4] = {};
+#pragma unroll
+  for (int b = 0; b < QueryFragment<D>::BLOCKS; b++) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const uint4 k = keys.block(half, b);
+      if (b == 0) {
+        ptx::mma_m16n8k16_first(low[half], query.block[b], k.x, k.y);
+        ptx::mma_m16n8k16_first(high[half], query.block[b], k.z, k.w);
+      } else {
+        ptx::mma_m16n8k16(low[half], query.block[b], k.x, k.y);
+        ptx::mma_m16n8k16(high[half], query.block[b], k.z, k.w);
+      }
+    }
+  }
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    if constexpr (QueryFragment<D>::TAIL) ptx::mma_m8n8k16(low[half], query.tail.x, query.tail.y, keys.tail(half).x, keys.tail(half).y);
+#pragma unroll
+    for (int i = 0; i < 2; i++) product[half][i] = low[half][i] + high[half][i + 2];
+  }
+}
+
+constexpr float LOWEST_SCORE = -1e30f;  // of any that a maximum is taken with: -inf must not meet -inf
 
 // The running state of 8 heads on one warp. Lane l holds head l / 4; output[n] its dims 8n + 2q and the next.
 template <int D>
@@ -64,40 +160,13 @@ struct AttentionAccumulator {
   float output[D / 8][4];  // the upper half of each fragment belongs to heads 8..15, which do not exist
   float maximum, sum;  // sum: of this lane's positions
 
-  // tile: keys and values of 16 positions in shared memory. FIRST: of this accumulator.
-  // score(dot product, position of the tile): in units of log2; -inf where the position does not count, which not all do.
-  template <bool FIRST, class Score>
-  __device__ __forceinline__ void add_tile(const QueryFragment<D>& query, const unsigned char* tile, Score score, int lane) {
-    // Four chains of products side by side: each product waits for the one before in its chain.
-    float low[2][4] = {}, high[2][4] = {};
-#pragma unroll
-    for (int b = 0; b < QueryFragment<D>::BLOCKS; b++) {
-#pragma unroll
-      for (int half = 0; half < 2; half++) {
-        const uint4 k = *reinterpret_cast<const uint4*>(tile + half * 8 * D * 2 + b * 512 + lane * 16);
-        if (b == 0) {
-          ptx::mma_m16n8k16_first(low[half], query.block[b], k.x, k.y);
-          ptx::mma_m16n8k16_first(high[half], query.block[b], k.z, k.w);
-        } else {
-          ptx::mma_m16n8k16(low[half], query.block[b], k.x, k.y);
-          ptx::mma_m16n8k16(high[half], query.block[b], k.z, k.w);
-        }
-      }
-    }
-    float scores[2][2];
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      if constexpr (QueryFragment<D>::TAIL) {
-        const uint2 k = *reinterpret_cast<const uint2*>(tile + half * 8 * D * 2 + QueryFragment<D>::BLOCKS * 512 + lane * 8);
-        ptx::mma_m8n8k16(low[half], query.tail.x, query.tail.y, k.x, k.y);
-      }
-#pragma unroll
-      for (int i = 0; i < 2; i++) scores[half][i] = score(low[half][i] + high[half][i + 2], half * 8 + lane % 4 * 2 + i);
-    }
+  // scores: as multiply_keys leaves them, in units of log2; -inf where a position does not count. FIRST: of this accumulator.
+  template <bool FIRST, class Values>
+  __device__ __forceinline__ void add_tile(const float (&scores)[2][2], const Values& values) {
     float next = fmaxf(fmaxf(scores[0][0], scores[0][1]), fmaxf(scores[1][0], scores[1][1]));
+    next = fmaxf(next, FIRST ? LOWEST_SCORE : maximum);
     next = fmaxf(next, __shfl_xor_sync(ALL_LANES, next, 1));
     next = fmaxf(next, __shfl_xor_sync(ALL_LANES, next, 2));
-    if (!FIRST) next = fmaxf(maximum, next);
     float p[2][2];
 #pragma unroll
     for (int half = 0; half < 2; half++)
@@ -109,7 +178,7 @@ struct AttentionAccumulator {
     const u32 a0 = ptx::pack_bf16(p[0][0], p[0][1]), a2 = ptx::pack_bf16(p[1][0], p[1][1]);
 #pragma unroll
     for (int pair = 0; pair < D / 16; pair++) {
-      const uint4 v = *reinterpret_cast<const uint4*>(tile + TILE_POSITIONS * D * 2 + pair * 512 + lane * 16);
+      const uint4 v = values[pair];
       float(&left)[4] = output[2 * pair], (&right)[4] = output[2 * pair + 1];
       if (FIRST) {
         ptx::mma_m8n8k16_first(left, a0, a2, v.x, v.y);

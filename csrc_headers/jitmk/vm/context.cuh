@@ -128,23 +128,55 @@ __device__ __forceinline__ void wait_barrier(const Context<G>& context, ptx::Bar
   }
 }
 
+// COUNT words a lane, as they are now; those that are not wanted carry `epoch`, and 0.
+template <int COUNT>
+__device__ __forceinline__ void look_at_words(const u64* const (&word)[COUNT], const bool (&wanted)[COUNT], u32 epoch, u64 (&w)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; i++) w[i] = wanted[i] ? ptx::load_relaxed_gpu(word[i]) : make_word(0, epoch);
+}
+
+// Whether the words of all lanes carry `epoch`.
+template <int COUNT>
+__device__ __forceinline__ bool are_there(const u64 (&w)[COUNT], u32 epoch, u32 (&payload)[COUNT]) {
+  bool ready = true;
+#pragma unroll
+  for (int i = 0; i < COUNT; i++) {
+    ready &= word_epoch(w[i]) == epoch;
+    payload[i] = word_payload(w[i]);
+  }
+  return __all_sync(ALL_LANES, ready);
+}
+
 // COUNT words a lane, polled until all that are `wanted` carry `epoch`; the payload of an unwanted one is 0. Every
 // lane of the warp calls this.
 template <int COUNT, class G>
 __device__ __forceinline__ void wait_words(const Context<G>& context, const u64* const (&word)[COUNT], bool wanted, u32 epoch, Wait wait, u32 index,
                                            u32 (&payload)[COUNT]) {
+  bool all_alike[COUNT];
+#pragma unroll
+  for (bool& one : all_alike) one = wanted;
   while (true) {
     u64 w[COUNT];
-#pragma unroll
-    for (int i = 0; i < COUNT; i++) w[i] = wanted ? ptx::load_relaxed_gpu(word[i]) : make_word(0, epoch);
+    look_at_words(word, all_alike, epoch, w);
     context.while_polling(wait, index);
-    bool ready = true;
-#pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-      ready &= word_epoch(w[i]) == epoch;
-      payload[i] = word_payload(w[i]);
-    }
-    if (__all_sync(ALL_LANES, ready)) return;
+    if (are_there(w, epoch, payload)) return;
+  }
+}
+
+// The same with something to be done while the first look is on its way.
+//
+// NOTE: in a loop with the other looks, behind a condition, registers that meanwhile() fills would be held from one
+// instruction to the next.
+template <int COUNT, class G, class Meanwhile>
+__device__ __forceinline__ void wait_words(const Context<G>& context, const u64* const (&word)[COUNT], const bool (&wanted)[COUNT], u32 epoch,
+                                           Wait wait, u32 index, u32 (&payload)[COUNT], Meanwhile meanwhile) {
+  u64 w[COUNT];
+  look_at_words(word, wanted, epoch, w);
+  meanwhile();
+  while (true) {
+    context.while_polling(wait, index);
+    if (are_there(w, epoch, payload)) return;
+    look_at_words(word, wanted, epoch, w);
   }
 }
 

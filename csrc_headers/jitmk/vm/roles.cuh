@@ -34,8 +34,8 @@ class Loader {
         window_ahead_(min(c.params.window_ahead, Shared::MAX_WINDOW)) {}
 
   // more: chunks of the same instruction that follow. readers: consumer warps that will hand the chunk back; for the
-  // others, who have no business with it, the loader does so in advance.
-  __device__ __forceinline__ void load(const unsigned char* from, int bytes, int more, int readers = CONSUMER_WARPS) {
+  // others, who have no business with it, the loader does so in advance. wider: by how much the window is.
+  __device__ __forceinline__ void load(const unsigned char* from, int bytes, int more, int readers = CONSUMER_WARPS, int wider = 0) {
     Shared& s = context.shared;
     // A fresh barrier's "previous" phase counts as complete, so the first round does not wait.
     const u64 before = G::trace ? ptx::clock() : 0;
@@ -46,7 +46,7 @@ class Loader {
     const Cursor<Shared::RING_CHUNKS> half = next_.ahead(Shared::RING_CHUNKS / 2);
     const bool keep_up = __all_sync(ALL_LANES, ptx::mbarrier_test_wait(&s.chunk_empty[half.slot], half.parity ^ 1));
     // In the middle of a long instruction nobody waits for words.
-    const int window = keep_up ? window_ + (more >= Shared::RING_CHUNKS) : window_ahead_;
+    const int window = min(Shared::MAX_WINDOW, wider + (keep_up ? window_ + (more >= Shared::RING_CHUNKS) : window_ahead_));
     while (issued_ - landed_ >= window) {
       // What was asked for lands, so nobody need leave here. NOTE: with an exit in this loop the compiler could not know, of
       // any role, that lanes are together, and wrote each vote and shuffle twice: a quarter of the kernel.
@@ -166,6 +166,8 @@ class Consumer {
       chunk_.advance();
     }
   }
+
+  __device__ __forceinline__ const unsigned char* ring() const { return ring_; }
 
   // Goes on by chunks that this warp does not read. HELD: the loader counts on it to hand them back all the same.
   template <bool HELD>

@@ -10,7 +10,6 @@ import torch
 
 from jitmk.program.configs import LSE_WORDS, AttentionConfig
 from jitmk.program.kv_layout import TILE_POSITIONS
-from jitmk.program.packing import ceil_div
 from jitmk.reference.ops.norm import normalise
 from jitmk.reference.ops.rope import rotate
 from jitmk.reference.ops.rounding import soft_capped, to_bf16
@@ -59,7 +58,7 @@ class Softmax:
 
 
 def old_positions(position: int, split: int, splits: int, window: int = 0) -> range:
-    """The cached positions that a split covers: whole tiles, as even as possible, without the new token's.
+    """The cached positions that a split covers: whole tiles, as even as possible, that of the new token among them.
 
     Args:
         position: of the new token.
@@ -68,7 +67,7 @@ def old_positions(position: int, split: int, splits: int, window: int = 0) -> ra
     """
     first = max(0, position + 1 - window) if window else 0
     first_tile = first // TILE_POSITIONS
-    tiles = ceil_div(position, TILE_POSITIONS) - first_tile
+    tiles = position // TILE_POSITIONS + 1 - first_tile
     bounds = [(first_tile + tiles * part // splits) * TILE_POSITIONS for part in (split, split + 1)]
     begin = max(first, bounds[0])
     return range(begin, max(begin, min(position, bounds[1])))

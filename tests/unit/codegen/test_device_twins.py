@@ -182,12 +182,12 @@ def test_splits_of_a_window_cover_the_same_positions(tmp_path: Path) -> None:
 """
     calls = "\n".join(
         f"  for (int p = 0; p < {len(positions)}; p++) for (int s = 0; s < {of}; s++) {{"
-        f" const jitmk::vm::AttentionUnit<Shape> u(s, {of}, p, {window});"
-        f' std::printf("{window} {of} %d %d %d %d %d\\n", p, s, u.oldest, u.first_tile, u.last_tile); }}'
+        f" const jitmk::vm::TileRange<Shape> t(jitmk::vm::AttentionUnit<Shape>(s, {of}), {of}, p, {window});"
+        f' std::printf("{window} {of} %d %d %d %d %d\\n", p, s, t.oldest, t.first, t.last); }}'
         for window in windows
         for of in splits
     )
-    rows = run_on_host(_device("vm/attention.cuh") + shape, calls, tmp_path)
+    rows = run_on_host(_device("vm/attention_tiles.cuh") + shape, calls, tmp_path)
     assert len(rows) == len(windows) * sum(splits) * len(positions)
     for row in rows:
         window, of, position, split, oldest, first, last = map(int, row)

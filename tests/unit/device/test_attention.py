@@ -26,7 +26,7 @@ def _name(spec: ModelSpec) -> str:
 @pytest.mark.parametrize("spec", [s for s in ATTENTION_SPECS if s.head_dim in (64, 80, 256)], ids=_name)
 def test_over_the_cache_and_the_new_token(spec: ModelSpec, host_runners: HostRunners) -> None:
     runner, model = host_runners[f"attention-{spec.head_dim}"], ModelPhases(spec, CAPACITY, CPU)
-    for position, splits in ((0, 1), (0, 4), (1, 2), (16, 1), (17, 7), (159, 2)):
+    for position, splits in ((0, 1), (0, 4), (1, 2), (15, 2), (16, 1), (17, 7), (128, 1), (159, 2)):
         model.check(runner, ("layers.1.attention",), position, splits=splits)
 
 

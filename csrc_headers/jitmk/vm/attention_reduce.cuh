@@ -1,6 +1,6 @@
 // ATTENTION_REDUCE: merges the partial results of the splits of one query head.
 #pragma once
-#include "jitmk/ptx/convert.cuh"
+#include "jitmk/tile/attention.cuh"
 #include "jitmk/vm/roles.cuh"
 
 namespace jitmk::vm {
@@ -12,13 +12,26 @@ struct AttentionReduce : Config {
   static constexpr int PAIRS = Config::HEAD_DIM / 2;  // of dims: a word
   static constexpr int OUTPUT_STRIDE = isa::copy_stride(HEADS * PAIRS);
   static constexpr int WARP_PAIRS = PAIRS / CONSUMER_WARPS;  // of a head, on one warp
-  static constexpr int SHARES = WARP_LANES / WARP_PAIRS;  // lanes that share a pair, each with a part of the splits
+  // SHARES: lanes that share a pair, each with a part of the splits.
+  static constexpr int FIT = WARP_LANES / WARP_PAIRS, SHARES = FIT >= 8 ? 8 : FIT >= 4 ? 4 : FIT >= 2 ? 2 : 1;
   static_assert(PAIRS % CONSUMER_WARPS == 0 && WARP_PAIRS <= WARP_LANES, "unsupported head_dim");
 };
 
+// What all lanes that share a pair have together, in each of them, with the same bits. Lane s * WARP_PAIRS + i has share s of
+// pair i.
+template <class R, class Combine>
+__device__ __forceinline__ float over_shares(float x, int lane, Combine combine) {
+#pragma unroll
+  for (int distance = 1; distance < R::SHARES; distance *= 2) {
+    const int other = (lane / R::WARP_PAIRS ^ distance) * R::WARP_PAIRS + lane % R::WARP_PAIRS;
+    x = combine(x, __shfl_sync(ALL_LANES, x, other));
+  }
+  return x;
+}
+
 template <class R, class G>
 __device__ __forceinline__ void consume_attention_reduce(Consumer<G>& consumer, Instruction in) {
-  constexpr int BATCH = 4;  // splits in flight per lane
+  constexpr int BATCH = 16 / R::SHARES;  // splits in flight per lane
   const Context<G>& context = consumer.context;
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
   const int splits = in[isa::attention_reduce::SPLITS];
@@ -31,7 +44,7 @@ __device__ __forceinline__ void consume_attention_reduce(Consumer<G>& consumer, 
   consumer.mark(Mark::BEGIN);
   for (int u = 0; u < count; u++) {
     const int head = begin + u * stride;
-    float maximum = ptx::minus_infinity(), sum = 0, low = 0, high = 0;
+    float maximum = tile::LOWEST_SCORE, sum = 0, low = 0, high = 0;
     for (int batch = 0; batch < splits; batch += BATCH * R::SHARES) {
       const int first = batch + share;
       u64 w[BATCH], l[BATCH];
@@ -51,36 +64,30 @@ __device__ __forceinline__ void consume_attention_reduce(Consumer<G>& consumer, 
         for (int b = 0; b < BATCH; b++) ready &= word_epoch(w[b]) == epoch & word_epoch(l[b]) == epoch;
         if (__all_sync(ALL_LANES, ready)) break;
       }
+      float next = maximum;
+#pragma unroll
+      for (int b = 0; b < BATCH; b++) next = fmaxf(next, __uint_as_float(word_payload(l[b])));
+      next = over_shares<R>(next, context.lane, [](float x, float y) { return fmaxf(x, y); });
+      const float keep = ptx::exp2_approx(maximum - next);
+      maximum = next;
+      sum *= keep, low *= keep, high *= keep;
 #pragma unroll
       for (int b = 0; b < BATCH; b++) {
-        const float of_split = __uint_as_float(word_payload(l[b])), next = fmaxf(maximum, of_split);
-        if (of_split == ptx::minus_infinity()) continue;  // no such split, or one without positions
-        const float keep = ptx::exp2_approx(maximum - next), weight = ptx::exp2_approx(of_split - next);
-        maximum = next;
-        sum = sum * keep + weight;
-        low = low * keep + weight * ptx::low_bf16(word_payload(w[b]));
-        high = high * keep + weight * ptx::high_bf16(word_payload(w[b]));
+        // 0 of no split, and of one without positions.
+        const float weight = ptx::exp2_approx(__uint_as_float(word_payload(l[b])) - next);
+        sum += weight;
+        low += weight * ptx::low_bf16(word_payload(w[b]));
+        high += weight * ptx::high_bf16(word_payload(w[b]));
       }
     }
     consumer.mark(Mark::INPUT);
-    // Every lane of a pair merges the shares of all lanes of that pair, in the same order.
-    float all_maximum = ptx::minus_infinity();
-#pragma unroll
-    for (int s = 0; s < R::SHARES; s++) all_maximum = fmaxf(all_maximum, __shfl_sync(ALL_LANES, maximum, s * R::WARP_PAIRS + local));
-    const float weight = sum == 0 ? 0.0f : ptx::exp2_approx(maximum - all_maximum);
-    float all_sum = 0, all_low = 0, all_high = 0;
-#pragma unroll
-    for (int s = 0; s < R::SHARES; s++) {
-      const int from = s * R::WARP_PAIRS + local;
-      all_sum += __shfl_sync(ALL_LANES, weight * sum, from);
-      all_low += __shfl_sync(ALL_LANES, weight * low, from);
-      all_high += __shfl_sync(ALL_LANES, weight * high, from);
-    }
+    const auto add = [](float x, float y) { return x + y; };
+    const float all_sum = over_shares<R>(sum, context.lane, add);
+    const float all_low = over_shares<R>(low, context.lane, add), all_high = over_shares<R>(high, context.lane, add);
     const float inverse = ptx::reciprocal_approx(all_sum);
     const u64 word = make_word(ptx::pack_bf16(all_low * inverse, all_high * inverse), epoch);
-    if (share < R::SHARES) {
-      for (int copy = share; copy < R::OUTPUT_COPIES; copy += R::SHARES) ptx::store_relaxed_gpu(output + copy * R::OUTPUT_STRIDE + head * R::PAIRS + pair, word);
-    }
+    static_assert(R::OUTPUT_COPIES <= R::SHARES, "a copy for each of the lanes that share a pair");
+    if (share < R::OUTPUT_COPIES) ptx::store_relaxed_gpu(output + share * R::OUTPUT_STRIDE + head * R::PAIRS + pair, word);
   }
 }
 

@@ -94,12 +94,14 @@ def unit_cost(phase: Phase, context: int) -> UnitCost:
 
 
 REDUCE_US = 0.92
-"""What a reduce phase adds to a layer: a dependency more. This and the next two are fitted to steps of five models at
+"""What a reduce phase adds to a layer: a dependency more. This and the next three are fitted to steps of five models at
 128 to 8192 positions with 1 to 16 splits on an H200 (docs/performance.md)."""
 REDUCE_VALUE_US = 0.058 / 1024
 """What each value of each partial result adds to the reduce phase: it is published, fetched and merged."""
 TILE_BYTES_PER_US = 64_000.0
-"""How fast one SM alone gets through old keys and values while the others stream weights."""
+"""How fast one of several SMs gets through its part of a head's old keys and values."""
+LONE_TILE_BYTES_PER_US = 76_000.0
+"""How fast one SM gets through all of them: it keeps more loads in flight then (vm/attention_tiles.cuh)."""
 
 
 def split_ladder(spec: ModelSpec, sms: int) -> tuple[int, ...]:
@@ -131,7 +133,6 @@ def choose_splits(spec: ModelSpec, sms: int, context: int) -> int:
         A member of `split_ladder(spec, sms)`; the smallest of those that are equally fast.
     """
     layout = KvLayout(spec.head_dim)
-    tile_us = layout.tile_bytes / TILE_BYTES_PER_US
     partial_us = spec.attention_size * REDUCE_VALUE_US
     windows = Counter(layer.window for layer in spec.layers)
     tiles = [(layout.tiles(min(context, window or context)), layers) for window, layers in windows.items()]
@@ -140,7 +141,8 @@ def choose_splits(spec: ModelSpec, sms: int, context: int) -> int:
         rounds = ceil_div(head_groups(spec) * splits, sms)
         reduce = REDUCE_US + splits * partial_us if splits > 1 else 0.0
         in_turn = sum(layers * ceil_div(of_layer, splits) for of_layer, layers in tiles) / spec.num_layers
-        return rounds * in_turn * tile_us + reduce
+        rate = TILE_BYTES_PER_US if splits > 1 else LONE_TILE_BYTES_PER_US
+        return rounds * in_turn * layout.tile_bytes / rate + reduce
 
     return min(split_ladder(spec, sms), key=layer_us)
 

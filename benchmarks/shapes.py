@@ -142,6 +142,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 15,
         "num_key_value_heads": 5,
     },
+    "smollm2-1.7b": _SMOLLM_2
+    | {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "rope_theta": 130000.0,
+    },
     # The sizes of Qwen3-0.6B as a Llama: without the norms of queries and keys.
     "qwen3-0.6b-shape": _PLAIN_ROPE
     | {
@@ -308,8 +317,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 """config.json by name."""
 
-LLAMAS = ("llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b", "smollm2-360m", "qwen3-0.6b-shape", "smollm2-135m")
-"""Llamas, from short contexts to long ones: what `benchmarks.decode` measures. The last is there for GPT-2's size."""
+LLAMAS = (
+    "llama-3.2-1b",
+    "llama-3.2-3b",
+    "llama-3.1-8b",
+    "smollm2-360m",
+    "qwen3-0.6b-shape",
+    "smollm2-135m",
+    "smollm2-1.7b",
+)
+"""Llamas, from short contexts to long ones: what `benchmarks.decode` measures. The last two are there for other
+families: they are the Llamas nearest in size to GPT-2 and to Qwen2.5-1.5B."""
 
 FAMILY_MODELS = (
     "qwen2.5-1.5b",

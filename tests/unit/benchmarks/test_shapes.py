@@ -44,7 +44,12 @@ def test_the_longest_measured_context_fits(names: tuple[str, ...], context: int)
 
 @pytest.mark.parametrize(
     ("name", "llama"),
-    [("gpt2", "smollm2-135m"), ("qwen3-0.6b", "qwen3-0.6b-shape"), ("gemma-2-2b", "llama-3.2-3b")],
+    [
+        ("gpt2", "smollm2-135m"),
+        ("qwen3-0.6b", "qwen3-0.6b-shape"),
+        ("qwen2.5-1.5b", "smollm2-1.7b"),
+        ("gemma-2-2b", "llama-3.2-3b"),
+    ],
 )
 def test_the_nearest_llama_is_the_one_of_that_size(name: str, llama: str) -> None:
     assert nearest_llama(name) == llama and nearest_llama(llama) == llama

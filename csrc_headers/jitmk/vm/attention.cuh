@@ -45,6 +45,9 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
   const Context<G>& context = consumer.context;
   auto& shared = context.shared.attention;
   const int items = unit.heads + (unit.newest ? 2 : 0);
+  const auto head_of = [&unit](int item) {
+    return item < unit.heads ? unit.head + item : A::HEADS + (item == unit.heads ? 0 : A::KV_HEADS) + unit.kv_head;
+  };
   const u64* word[WORDS];
   bool wanted[WORDS];
   u32 payload[WORDS];
@@ -53,8 +56,7 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
   for (int k = 0; k < ITEMS; k++) {
     const int item = context.warp + k * CONSUMER_WARPS;
     const bool is_query = item < unit.heads, is_key = item == unit.heads;
-    const int head = is_query ? unit.head + item : A::HEADS + (is_key ? 0 : A::KV_HEADS) + unit.kv_head;
-    const u64* from = (is_query || is_key ? operands.qkv : operands.values) + head * isa::bf16_word(D / 2);
+    const u64* from = (is_query || is_key ? operands.qkv : operands.values) + head_of(item) * isa::bf16_word(D / 2);
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
       const int quad = context.lane + i * WARP_LANES, at = 2 * (k * PER_LANE + i);
@@ -64,7 +66,7 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
       if constexpr (A::QK_NORM != NormKind::NONE) weight[k][i] = quad_weight<Quads>(is_query ? operands.q_norm : operands.k_norm, quad);
     }
   }
-  wait_words(context, word, wanted, context.epoch(), Wait::QKV, (unit.head + context.warp) * (D / 2), payload, meanwhile);
+  wait_words(context, word, wanted, context.epoch(), Wait::QKV, head_of(context.warp) * (D / 2), payload, meanwhile);
 #pragma unroll
   for (int k = 0; k < ITEMS; k++) {
     const int item = context.warp + k * CONSUMER_WARPS;

@@ -112,13 +112,8 @@ __device__ __forceinline__ void append_new_token(const Consumer<G>& consumer, co
   const u32* from = reinterpret_cast<const u32*>(is_key ? context.shared.attention.new_key : context.shared.attention.new_value);
   u16* cache = tile_of<A::D>(context.params, layer, unit.kv_head, context.position());
   const int slot = context.position() % tile::TILE_POSITIONS;
-  for (int quad = context.lane; quad < Quads::QUADS; quad += WARP_LANES) {
-    const HeadQuad x{from[Quads::low(quad)], from[Quads::high(quad)]};
-    if (is_key)
-      store_key<Quads>(cache, slot, quad, x);
-    else
-      store_value<Quads>(cache, slot, quad, x);
-  }
+  for (int quad = context.lane; quad < Quads::QUADS; quad += WARP_LANES)
+    store_quad<Quads>(is_key, cache, slot, quad, {from[Quads::low(quad)], from[Quads::high(quad)]});
 }
 
 // Leaves a warp's sums in its slice, pair(n) of the lane's head and dims 8 n + 2 (lane % 4), and its softmax state in shared.

@@ -116,7 +116,7 @@ struct WarpTiles {
   using Chunks = TileChunks<A, G>;
   static constexpr bool EARLY = A::D <= 128;  // there are registers for the first tile, whole, while the warp waits
   int next = 0;                               // chunk of the unit
-  const unsigned char* tile;
+  const unsigned char* found;  // the tile, in the ring
   tile::KeyFragment<A::D> keys;
   tile::ValueFragment<A::D> values;
 
@@ -124,17 +124,17 @@ struct WarpTiles {
   __device__ __forceinline__ void find(Consumer<G>& consumer, int mine) {
     consumer.template skip_chunks<Chunks::HELD>(mine / Chunks::TILES - next);
     next = mine / Chunks::TILES + 1;
-    tile = consumer.acquire_chunk() + mine % Chunks::TILES * A::TILE_BYTES;
+    found = consumer.acquire_chunk() + mine % Chunks::TILES * A::TILE_BYTES;
   }
 
   // The first tile, if there is one. Without one the warp reads what the copy engine may be writing, and makes nothing of it:
   // registers that only a branch fills would be held from one instruction to the next. Race checkers, which do not know that
   // it makes nothing of it, get the branch.
   __device__ __forceinline__ void read_first(Consumer<G>& consumer, bool there) {
-    tile = consumer.ring();
+    found = consumer.ring();
     if (there) find(consumer, consumer.context.warp);
     if constexpr (EARLY) {
-      if (!G::race_check || there) keys.read(tile, consumer.context.lane), values.read(tile, consumer.context.lane);
+      if (!G::race_check || there) keys.read(found, consumer.context.lane), values.read(found, consumer.context.lane);
       if (there) consumer.release_chunk();
     }
   }
@@ -151,12 +151,12 @@ struct WarpTiles {
     const bool newest = unit.newest && place < tile::TILE_POSITIONS;
     float score[2][2];
     if constexpr (EARLY) {
-      if (!FIRST) keys.read(tile, lane);
+      if (!FIRST) keys.read(found, lane);
       if (newest) keys.replace(place, shared.new_key, lane);
       tile::multiply_keys(query, keys, score);
     } else {
-      if (newest) tile::put_key<A::D>(const_cast<unsigned char*>(tile), place, shared.new_key, lane);
-      tile::multiply_keys(query, tile::TileKeys<A::D>{tile, lane}, score);
+      if (newest) tile::put_key<A::D>(const_cast<unsigned char*>(found), place, shared.new_key, lane);
+      tile::multiply_keys(query, tile::TileKeys<A::D>{found, lane}, score);
     }
 #pragma unroll
     for (int half = 0; half < 2; half++)
@@ -170,7 +170,7 @@ struct WarpTiles {
     if constexpr (FIRST && EARLY) {
       accumulator.template add_tile<FIRST>(score, values);
     } else {
-      accumulator.template add_tile<FIRST>(score, tile::TileValues<A::D>(tile, lane));
+      accumulator.template add_tile<FIRST>(score, tile::TileValues<A::D>(found, lane));
       consumer.release_chunk();
     }
   }

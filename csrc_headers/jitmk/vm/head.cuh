@@ -61,6 +61,15 @@ __device__ __forceinline__ void store_value(u16* to, int slot, int quad, HeadQua
   to[tile::value_offset<Quads::DIMS>(slot, high + 1)] = static_cast<u16>(x.high >> 16);
 }
 
+// Stores a quad of a key or a value in the tile of its position.
+template <class Quads>
+__device__ __forceinline__ void store_quad(bool is_key, u16* to, int slot, int quad, HeadQuad x) {
+  if (is_key)
+    store_key<Quads>(to, slot, quad, x);
+  else
+    store_value<Quads>(to, slot, quad, x);
+}
+
 // Fetches this lane's quads of a head; those that it has not are zeros. The whole warp calls this.
 template <class Quads, class G>
 __device__ __forceinline__ void fetch_head(const Context<G>& context, const u64* head, Wait wait, u32 index, float4 (&x)[Quads::PER_LANE]) {

@@ -28,10 +28,7 @@ __device__ __forceinline__ void consume_kv_append(Consumer<G>& consumer, Instruc
       for (int i = 0; i < Quads::PER_LANE; i++) {
         const int quad = context.lane + i * WARP_LANES;
         if (quad >= Quads::QUADS) continue;
-        if (is_key)
-          store_key<Quads>(cache, slot, quad, pack_quad(x[i]));
-        else
-          store_value<Quads>(cache, slot, quad, pack_quad(x[i]));
+        store_quad<Quads>(is_key, cache, slot, quad, pack_quad(x[i]));
       }
     }
     consumer.report_append();

@@ -123,9 +123,9 @@ __device__ __forceinline__ void leave_sums(const Consumer<G>& consumer, const At
   const int head = context.lane / 4;
   if (head >= unit.heads) return;
   if (context.lane % 4 == 0) context.shared.attention.state[context.warp][head] = state;
-  float* sums = reinterpret_cast<float*>(consumer.slice) + context.lane % 4 * 2;
+  const int place = A::sums_place(head) + context.lane % 4 * 2;
 #pragma unroll
-  for (int n = 0; n < A::D / 8; n++) *reinterpret_cast<float2*>(sums + A::sums_place(head, n)) = pair(n);
+  for (int n = 0; n < A::D / 8; n++) *reinterpret_cast<float2*>(reinterpret_cast<float*>(consumer.slice) + A::sums_place(place, n)) = pair(n);
 }
 
 // Where a thread finds what it merges, and where it publishes: a quad of dims of a head.
@@ -135,7 +135,7 @@ struct MergePlace {
   int head, quad, row;  // row: of the output
   u64* output;
   u64* lse;
-  const float* sums;  // of the first warp
+  int sums;  // in a warp's slice
 
   MergePlace() = default;
   // i: the thread's number, or that and a multiple of their number.
@@ -145,11 +145,10 @@ struct MergePlace {
         row(unit.split * A::HEADS + unit.head + head),
         output(outputs + 2 * (row * QUADS + quad)),
         lse(logarithms + row * isa::LSE_STRIDE + quad),
-        sums(reinterpret_cast<const float*>(consumer.slice - consumer.context.warp * G::slice_bytes) + A::sums_place(head, quad / 2) +
-             quad % 2 * 4) {}
+        sums(A::sums_place(A::sums_place(head), quad / 2) + quad % 2 * 4) {}
 
   // Has it worked out now, not where it is wanted.
-  __device__ __forceinline__ void settle() { ptx::settle(output), ptx::settle(lse), ptx::settle(sums); }
+  __device__ __forceinline__ void settle() { ptx::settle(output), ptx::settle(lse), sums = ptx::opaque(sums); }
 };
 
 // Merges the warps' sums and the new token at some quad of dims, and publishes it. Of several splits each publishes its own
@@ -161,12 +160,13 @@ __device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const A
   // A warp without tiles has a sum of 0, zeros, and a maximum of -inf, which must not meet another.
   const float new_score = unit.newest ? shared.new_score[at.head] : ptx::minus_infinity();
   const float4 new_value = unpack_bf16(reinterpret_cast<const uint2*>(shared.new_value)[at.quad]);
+  const unsigned char* slices = consumer.slice - consumer.context.warp * G::slice_bytes;
   SoftmaxState state[CONSUMER_WARPS];
   float4 sums[CONSUMER_WARPS];
 #pragma unroll
   for (int w = 0; w < CONSUMER_WARPS; w++) {
     state[w] = shared.state[w][at.head];
-    sums[w] = *reinterpret_cast<const float4*>(at.sums + w * (G::slice_bytes / 4));
+    sums[w] = reinterpret_cast<const float4*>(slices + w * G::slice_bytes)[at.sums / 4];
   }
   float maximum = fmaxf(new_score, tile::LOWEST_SCORE);
 #pragma unroll

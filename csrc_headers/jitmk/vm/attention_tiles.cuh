@@ -18,10 +18,10 @@ struct Attention : Config {
   // stores of 8 heads would all go to the same banks. MIXED: the bits of a group's number that the head's are mixed into.
   static constexpr int GROUPS_OF_8 = D / 8, MIXED = GROUPS_OF_8 % 8 == 0 ? 7 : GROUPS_OF_8 % 4 == 0 ? 3 : GROUPS_OF_8 % 2 == 0 ? 1 : 0;
 
-  // Where a head's group of 8 dims lies in a slice. Written so that of groups MIXED + 1 apart it is known to be as far.
-  __device__ __forceinline__ static int sums_place(int head, int group) {
-    return head * D + ((group & MIXED) ^ (head & MIXED)) * 8 + (group & ~MIXED) * 8;
-  }
+  // Where a head's first group of 8 dims lies in a slice, and from there on any group: D is a multiple of (MIXED + 1) * 8, so
+  // that one instruction finds it, and of groups MIXED + 1 apart it is known to be as far.
+  __device__ __forceinline__ static int sums_place(int head) { return head * D + (head & MIXED) * 8; }
+  __device__ __forceinline__ static int sums_place(int first, int group) { return (first ^ (group & MIXED) * 8) + (group & ~MIXED) * 8; }
 
   // What the product of a query and a key counts for in a softmax of base 2.
   __device__ __forceinline__ static float score(float product) {

@@ -32,9 +32,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "tune",
         help="measure what is fastest for a model on this GPU, and keep it",
-        description="Measure decode steps with every sensible load window, schedule policy and number of attention "
-        "splits, and keep the fastest beside the compiled kernel: from then on the model runs with them on this kind "
-        "of GPU. Leave the GPU to it alone. JITMK_TUNING=off ignores what was kept.",
+        description="Measure decode steps with every sensible load window, first look for inputs, schedule policy and "
+        "number of attention splits, and keep the fastest beside the compiled kernel: from then on the model runs with "
+        "them on this kind of GPU. Leave the GPU to it alone. JITMK_TUNING=off ignores what was kept.",
     )
     add_model_options(parser, backend=False, positional=True, length=False)
     parser.add_argument(

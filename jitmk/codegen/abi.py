@@ -93,6 +93,7 @@ PARAM_FIELDS = (
     Field("first_token", ctypes.c_int32, "int", "the first step's token; negative: made by the launch before"),
     Field("window", ctypes.c_int32, "int", "chunk loads in flight, but for the middle of long instructions"),
     Field("window_ahead", ctypes.c_int32, "int", "the same while the ring is more than half full"),
+    Field("first_look", ctypes.c_int32, "int", "cycles from a matvec behind own units to its first look for input"),
     Field("greedy", ctypes.c_int32, "int", "whether the noise is left out"),
     Field("inverse_temperature", ctypes.c_float, "float", "1 when greedy"),
     Field("filters", ctypes.c_int32, "int", "whether top_k, top_p or largest_drop restrict the draw"),

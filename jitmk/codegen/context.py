@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jitmk.arch import GpuArch
 from jitmk.codegen.constants import Constant, constants_of
@@ -19,6 +19,12 @@ from jitmk.program.program import Variant, word_spread
 
 FIXED_SHARED_BYTES = 10240
 """Shared memory that is neither ring nor slices, at most; the device code works out the exact size."""
+
+OWN_UNITS_SHARED_BYTES = 6144
+"""More of it, where consumer warps have units of their own (`MatvecConfig.own_units`): what they share of the input."""
+
+OWN_UNITS_RING_CHUNKS = 12
+"""Chunks of a ring in which warps can pass over the chunks of others (vm/own_units.cuh)."""
 
 MIN_RING_CHUNKS = 2
 
@@ -74,6 +80,7 @@ class RenderContext:
     chunk_bytes: int
     head_dim: int
     max_group: int
+    own_units: bool
     word_spread: int
     build: BuildOptions
     ops: tuple[OpContext, ...]
@@ -93,8 +100,9 @@ def render_context(
             f"a kernel holds {MAX_VARIANTS} variants at most, not {len(variants)}: the model's layers are of too many "
             "kinds; use another backend"
         )
+    variants = _fitting(variants, arch)
     slice_bytes, slot_bytes = _widest_slice_bytes(variants), _slot_bytes(variants)
-    if ring_chunks(variants, arch) < MIN_RING_CHUNKS:
+    if _ring_chunks(variants, arch) < MIN_RING_CHUNKS:
         raise CodegenError(
             f"the model needs {CONSUMER_WARPS * slice_bytes} bytes of shared memory for its widest vector "
             f"(hidden {spec.hidden_size}, intermediate {spec.intermediate_size}) and {MIN_RING_CHUNKS * slot_bytes} "
@@ -115,6 +123,7 @@ def render_context(
         slot_bytes,
         spec.head_dim,
         MAX_GROUP,
+        _own_units(variants),
         word_spread(spec.hidden_size),
         build,
         tuple(map(_op, range(len(variants)), variants)),
@@ -130,14 +139,42 @@ def _op(index: int, variant: Variant) -> OpContext:
 
 def ring_chunks(variants: Sequence[Variant], arch: GpuArch) -> int:
     """Chunks that the ring of a kernel with these variants holds, at least. None is built below `MIN_RING_CHUNKS`."""
-    slices = CONSUMER_WARPS * _widest_slice_bytes(variants)
-    return max(0, arch.shared_bytes_per_block - slices - FIXED_SHARED_BYTES) // _slot_bytes(variants)
+    return _ring_chunks(_fitting(variants, arch), arch)
 
 
 def max_window(ring: int) -> int:
     """Loads that may be in flight into a ring of so many chunks, as the device code works it out (vm/shared.cuh)."""
     beside_warps = ring - CONSUMER_WARPS
     return beside_warps if 4 <= beside_warps < ring // 2 else ring // 2
+
+
+def _fitting(variants: Sequence[Variant], arch: GpuArch) -> Sequence[Variant]:
+    """The variants as a kernel for this GPU has them.
+
+    Warps have no units of their own where shared memory is too small, and units are alone where there are as many SMs.
+    Only such units come so soon after others that it counts when they first look for their input.
+    """
+    own = _ring_chunks(variants, arch) >= OWN_UNITS_RING_CHUNKS
+
+    def fit(config: MatvecConfig) -> MatvecConfig:
+        lone = not config.own_units and config.layout.units <= arch.sm_count
+        behind = own and lone and config.behind_own_units
+        return replace(config, own_units=own and config.own_units, lone_units=lone, behind_own_units=behind)
+
+    return [
+        replace(variant, config=fit(variant.config)) if isinstance(variant.config, MatvecConfig) else variant
+        for variant in variants
+    ]
+
+
+def _own_units(variants: Sequence[Variant]) -> bool:
+    return any(isinstance(variant.config, MatvecConfig) and variant.config.own_units for variant in variants)
+
+
+def _ring_chunks(variants: Sequence[Variant], arch: GpuArch) -> int:
+    fixed = FIXED_SHARED_BYTES + OWN_UNITS_SHARED_BYTES * _own_units(variants)
+    slices = CONSUMER_WARPS * _widest_slice_bytes(variants)
+    return max(0, arch.shared_bytes_per_block - slices - fixed) // _slot_bytes(variants)
 
 
 def _slot_bytes(variants: Sequence[Variant]) -> int:

@@ -28,7 +28,11 @@ def role_config(config: Config, role: Role) -> Config:
     if not isinstance(config, MatvecConfig):
         return config
     if role is Role.LOAD:
-        return MatvecConfig(0, config.columns, Epilogue.STORE, chunk_limit=config.chunk_limit)
+        return MatvecConfig(
+            0, config.columns, Epilogue.STORE, chunk_limit=config.chunk_limit, own_units=config.own_units
+        )
+    if config.own_units:  # consumers do all of it
+        return config if role is Role.CONSUME else MatvecConfig(0, 0, Epilogue.STORE, own_units=True)
     if role is Role.STORE:
         scaled = config.prologue is Prologue.RMS  # 1/rms is applied to the dot products
         return replace(
@@ -44,6 +48,8 @@ def role_config(config: Config, role: Role) -> Config:
             input_copies=1,
             input_spread=1,
             residual_copies=config.residual_copies if config.epilogue is Epilogue.RESIDUAL else 1,
+            lone_units=False,
+            behind_own_units=False,
         )
     return replace(
         config,

@@ -56,7 +56,7 @@ class MegakernelLauncher:
         kv_flags: layers * kv_heads.
         deadline_ms: how long a wait inside the kernel may last.
         window: chunk loads in flight an SM, one more in long instructions; window_ahead: the same while its ring is
-            more than half full.
+            more than half full. first_look: as in `Tuning`.
         operands: the fields of KernelParams that stay as they are (weights, constants, kv, rope, strides).
     """
 
@@ -70,6 +70,7 @@ class MegakernelLauncher:
         deadline_ms: int,
         window: int,
         window_ahead: int,
+        first_look: int,
         operands: dict[str, int],
     ) -> None:
         self._device = device = torch.device("cuda", gpu.index)
@@ -95,6 +96,7 @@ class MegakernelLauncher:
             sms=sms,
             window=window,
             window_ahead=window_ahead,
+            first_look=first_look,
             **operands,
         )
         self._launcher = Launcher(

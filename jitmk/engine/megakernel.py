@@ -107,6 +107,7 @@ class MegakernelBackend:
             deadline_ms=settings.wait_deadline_ms,
             window=tuning.window,
             window_ahead=tuning.window_ahead,
+            first_look=tuning.first_look,
             operands={
                 "weights": self._arena.weights.data_ptr(),
                 "constants": self._arena.constants.data_ptr(),
@@ -220,6 +221,7 @@ class MegakernelBackend:
         self._programs.tuning = tuning
         self._launcher.params.window = tuning.window
         self._launcher.params.window_ahead = tuning.window_ahead
+        self._launcher.params.first_look = tuning.first_look
 
     def step_us(self, context: int, steps: int = STEPS_PER_LAUNCH) -> float:
         """Microseconds of a decode step behind `context` positions: the mean of one launch, by the GPU's own clock.

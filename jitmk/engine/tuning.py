@@ -21,8 +21,9 @@ from jitmk.errors import ConfigError
 from jitmk.jit import CacheWarning, KernelCache, tunings
 from jitmk.jit.tunings import TuningKey
 from jitmk.model.spec import ModelSpec
+from jitmk.program.configs import MatvecConfig
 from jitmk.schedule.build import DEFAULT_POLICY
-from jitmk.schedule.cost import choose_split_steps, load_window, load_window_ahead, split_ladder
+from jitmk.schedule.cost import choose_split_steps, first_look, load_window, load_window_ahead, split_ladder
 from jitmk.schedule.policies import POLICIES
 from jitmk.settings import Settings
 
@@ -36,6 +37,8 @@ class Tuning:
     Attributes:
         window: chunk loads that an SM keeps in flight; one more in the middle of a long instruction.
         window_ahead: the same while its ring is more than half full.
+        first_look: cycles that a matvec lets pass before it first looks for its input, where that comes from a matvec
+            with units of a warp's own (`MatvecConfig.behind_own_units`). No other model has use for it.
         policy: name of the policy that deals units to SMs.
         split_steps: (first context, splits): from so many positions in the cache on, attention splits them into so many
             parts. First contexts grow; the first is 0.
@@ -43,6 +46,7 @@ class Tuning:
 
     window: int
     window_ahead: int
+    first_look: int
     policy: str
     split_steps: tuple[tuple[int, int], ...]
 
@@ -100,9 +104,24 @@ def _default_window_ahead(spec: ModelSpec, arch: GpuArch) -> int:
     return min(load_window_ahead(spec), _windows(spec, arch)[-1])
 
 
+FIRST_LOOKS = (0, 200, 400, 600, 800, 1000)
+
+
+def _first_looks(spec: ModelSpec, arch: GpuArch) -> Sequence[int]:
+    """More than one where it makes a difference."""
+    configs = [variant.config for variant in kernel_variants(spec)]
+    late = any(isinstance(config, MatvecConfig) and config.behind_own_units for config in configs)
+    return FIRST_LOOKS if late else FIRST_LOOKS[:1]
+
+
+def _default_first_look(spec: ModelSpec, arch: GpuArch) -> int:
+    return min(first_look(spec, arch.sm_count), _first_looks(spec, arch)[-1])
+
+
 KNOBS = (
     Knob("window", _default_window, _windows, reach=2),
     Knob("window_ahead", _default_window_ahead, _windows, reach=1),
+    Knob("first_look", _default_first_look, _first_looks, reach=1),
     Knob("policy", lambda spec, arch: DEFAULT_POLICY, lambda spec, arch: tuple(POLICIES), reach=None),
 )
 """Every choice but that of the splits."""

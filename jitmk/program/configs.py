@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from jitmk.model.spec import Activation, NormKind
-from jitmk.program.packing import CHUNK_LIMIT, MatrixLayout, ceil_div
+from jitmk.program.packing import CHAINS, CHUNK_LIMIT, MatrixLayout, ceil_div
 
 MAX_GROUP = 8
 """Query heads of an attention unit at most: the rows that the tensor-core fragment of the scores uses."""
@@ -94,6 +94,12 @@ class MatvecConfig:
         input_spread: the input buffer's.
         residual_copies: of residual_out, and of residual_in where a post-norm reads it whole.
         output_copies: see above.
+        own_units: whether each consumer warp has units of its own, of which it publishes the rows, instead of a slice
+            of every unit. Only where `can_own_units`.
+        lone_units: whether no SM is expected to have more than one unit; right also where one has.
+        behind_own_units: whether the input comes from a matvec with units of a warp's own. Warps come from there when
+            they have published, and had better not look at once for what others publish at the same time
+            (`Tuning.first_look`).
     """
 
     rows: int
@@ -115,10 +121,19 @@ class MatvecConfig:
     residual_copies: int = 1
     output_copies: int = 1
     chunk_limit: int = CHUNK_LIMIT
+    own_units: bool = False
+    lone_units: bool = False
+    behind_own_units: bool = False
 
     @property
     def layout(self) -> MatrixLayout:
         return MatrixLayout(self.rows, self.columns, self.chunk_limit)
+
+    @property
+    def can_own_units(self) -> bool:
+        """Whether a warp's registers can hold a unit. Logits are the storer's, who samples from them."""
+        layout = self.layout
+        return layout.chunks == 1 and layout.blocks <= CHAINS and self.epilogue is not Epilogue.LOGITS
 
     @property
     def needs_all(self) -> bool:

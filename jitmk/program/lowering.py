@@ -271,10 +271,25 @@ class _Lowering:
     ) -> None:
         full, x = name if layer is None else f"layers.{layer}.{name}", buffers["input"]
         config = replace(config, input_copies=x.copies, input_spread=x.spread, chunk_limit=self.chunk_limit)
+        # SMs have one unit of the projections that add to the residual: there all warps together are faster.
+        config = replace(
+            config,
+            own_units=config.can_own_units and config.epilogue is not Epilogue.RESIDUAL,
+            behind_own_units=self._has_own_units(x),
+        )
         if config.bias:
             vectors = vectors | {"bias": full + "_bias"}
         units, matrices = config.layout.units, {"weights": full}
         self.b.phase(full, name, Opcode.MATVEC, config, units, buffers, layer=layer, matrices=matrices, vectors=vectors)
+
+    def _has_own_units(self, written: Buffer) -> bool:
+        """Whether a matvec writes the buffer of which each warp has units of its own."""
+        return any(
+            phase.buffers.get("output") is written
+            and isinstance(phase.variant.config, MatvecConfig)
+            and phase.variant.config.own_units
+            for phase in self.b.phases
+        )
 
     def _norm(self, layer: int | None, norm: str, residual: _Residual) -> Buffer:
         """A norm of the residual as a phase of its own."""

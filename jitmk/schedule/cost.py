@@ -189,6 +189,16 @@ def load_window_ahead(spec: ModelSpec) -> int:
     return _chunks_of(spec, 2 if spec.hidden_size > 1024 else 1)
 
 
+def first_look(spec: ModelSpec, sms: int) -> int:
+    """Cycles that a matvec lets pass before it looks for what consumer warps with units of their own publish.
+
+    Up to four of them have a scheduler of the SM each. Of more, some wait for others, and who need not wait comes too
+    early for their words. Measured on an H200 (docs/performance.md).
+    """
+    rows = spec.intermediate_size * (2 if spec.gated else 1)
+    return 600 if ceil_div(rows, UNIT_ROWS) > 4 * sms else 0
+
+
 def _chunks_of(spec: ModelSpec, usual: int) -> int:
     """How many of a model's chunks are as many bytes as so many of the usual size, or a little more."""
     return ceil_div(usual * CHUNK_LIMIT, chunk_limit(spec))

@@ -58,6 +58,7 @@ class OpRunners:
                 deadline_ms=DEADLINE_MS,
                 window=3,
                 window_ahead=3,
+                first_look=100,
                 operands=Data().parameters(),
             )
             device = torch.device("cuda", self._gpu.index)

@@ -180,6 +180,7 @@ def test_barriers_and_instructions_without_effect_change_nothing(gpu: Device, gp
         deadline_ms=gpu_settings.wait_deadline_ms,
         window=3,
         window_ahead=2,
+        first_look=0,
         operands=data.parameters(),
     )
     ids = random_ids(24, spec.vocab_size)

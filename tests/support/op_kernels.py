@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from jitmk.engine.step_programs import kernel_variants
 from jitmk.model.spec import Activation, LayerSpec, ModelSpec, NormKind, NormSpec, QkNorm, QkNormScope
-from jitmk.program.configs import BarrierConfig, Epilogue, NoOpConfig, Prologue, ZeroConfig
+from jitmk.program.configs import BarrierConfig, Epilogue, MatvecConfig, NoOpConfig, Prologue, ZeroConfig
 from jitmk.program.isa import Opcode
 from jitmk.program.lowering import lower
 from jitmk.program.program import Phase, Program, Variant
@@ -96,6 +96,23 @@ MATVEC_CHUNKS = (
     matvec_variant(40, 2816, RESIDUAL, "chunks-of-4-and-3", chunk_limit=5),
     matvec_variant(40, 4112, GATED, "chunks-of-3-and-2", chunk_limit=3),
     matvec_variant(1536, 8960, RESIDUAL, "chunks-of-3", chunk_limit=3),
+)
+
+
+def _with_own_units(*variants: Variant) -> tuple[Variant, ...]:
+    """Those of these matvecs of which consumer warps can have units of their own, as such."""
+    configs = {v: v.config for v in variants if isinstance(v.config, MatvecConfig) and v.config.can_own_units}
+    return tuple(replace(v, name=f"own-{v.name}", config=replace(c, own_units=True)) for v, c in configs.items())
+
+
+# The same where each warp has units of its own: in one round and in many, whole warps and single rows without any.
+MATVEC_OWN_KINDS = _with_own_units(*MATVEC_KINDS, *MATVEC_SHAPES[:6])
+MATVEC_OWN_PARTS = _with_own_units(
+    *MATVEC_PARTS,
+    matvec_variant(18, 960, STORE, prologue=Prologue.RMS),
+    matvec_variant(204, 576, RESIDUAL, bias=True),
+    matvec_variant(2064, 1024, GATED, prologue=Prologue.RMS),
+    matvec_variant(1152, 768, STORE, prologue=Prologue.LAYER, norm_bias=True, bias=True),
 )
 
 EMBED_SPECS = tuple(
@@ -221,6 +238,8 @@ KERNELS = {
         OpKernel("matvec-wide-norms", _WIDE, MATVEC_WIDE_NORMS),
         OpKernel("matvec-shapes", _SMALL, MATVEC_SHAPES),
         OpKernel("matvec-chunks", _WIDE, MATVEC_CHUNKS),
+        OpKernel("matvec-own-kinds", _SMALL, MATVEC_OWN_KINDS),
+        OpKernel("matvec-own-parts", _WIDE, MATVEC_OWN_PARTS),
         OpKernel(
             "embed-sample",
             _SMALL,

@@ -183,6 +183,9 @@ class Consumer {
     }
   }
 
+  // The same by a few chunks, no more than the ring holds, at less expense.
+  __device__ __forceinline__ void pass_chunks(int count) { chunk_ = chunk_.ahead(count); }
+
   // Makes sure of places for the partial sums of `units` more units, PARTIAL_BATCH at most. The storer frees them in order.
   __device__ __forceinline__ void reserve_partials(int units) {
     if (free_partials_ >= units) return;
@@ -228,6 +231,14 @@ class Consumer {
 
   // 0 or 1 by turns, between two meetings.
   __device__ __forceinline__ u32 meeting() const { return meetings_; }
+
+  // Lets time pass, if it has not since `begun`, before a matvec behind own units looks for its input. A look in vain takes as
+  // long as one that is not, and one of everybody holds up those who publish.
+  __device__ __forceinline__ void await_first_look(u64 begun) const {
+#pragma unroll 1
+    while (__any_sync(ALL_LANES, static_cast<int>(ptx::clock() - begun) < context.params.first_look)) {
+    }
+  }
 
   // Waits for the storer of this SM to end its step, for it applies the sampling filters in shared memory that is the
   // consumers' (`filter_bins`).

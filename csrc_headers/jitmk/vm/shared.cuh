@@ -41,6 +41,20 @@ struct AttentionShared {
   float new_score[G::max_group];
 };
 
+// All warps' slices of a matvec's input, as B operands (vm/input.cuh), and each lane's share of the sum of squares.
+struct alignas(16) SharedInput {
+  uint2 x[CONSUMER_WARPS][WARP_LANES];
+  float squares[CONSUMER_WARPS * WARP_LANES];
+};
+
+// What warps that have units of their own need (own_units.cuh).
+template <bool PRESENT>
+struct SharedInputs {};
+template <>
+struct SharedInputs<true> {
+  SharedInput input[2];
+};
+
 template <class G>
 struct FixedShared {
   ptx::Barrier partial_full[PARTIAL_SLOTS], partial_empty[PARTIAL_SLOTS];
@@ -51,7 +65,7 @@ struct FixedShared {
   alignas(16) UnitPartials partial[PARTIAL_SLOTS];
   alignas(16) AttentionShared<G> attention;
   WarpMoments moments[2];  // see exchange_moments
-
+  SharedInputs<G::own_units> inputs;
 
   // Where the storer counts logits in bins: over the partial sums and what attention exchanges. When it has the last
   // partial sums of the LM head, the consumers have read and written all that they will before they pass `filtered`.
@@ -61,7 +75,8 @@ struct FixedShared {
   }
 };
 
-// G gives shared_bytes (the whole of it, dynamic), slice_bytes (of one consumer warp), chunk_bytes, head_dim, max_group.
+// G gives shared_bytes (the whole of it, dynamic), slice_bytes (of one consumer warp), chunk_bytes, head_dim, max_group, and whether
+// consumer warps have units of their own (own_units).
 template <class G>
 struct SharedLayout : FixedShared<G> {
   static constexpr int SLICES_BYTES = CONSUMER_WARPS * G::slice_bytes;

@@ -135,7 +135,7 @@ def test_the_other_commands_show_it(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     capsys.readouterr()
 
     monkeypatch.setattr(Device, "open", lambda index=None: _FakeGpu())
-    said = f"kernel {KEY.kernel[:16]}: llama of 2 layers, hidden size 2048 on NVIDIA H200 (132 SMs): policy"
+    said = f"kernel {KEY.kernel[:16]}: llama of 2 layers, hidden size 2048 on NVIDIA H200 (132 SMs): first_look"
     assert main(["info"]) == 0
     out = capsys.readouterr().out
     assert "tuning    1 stored\n" in out and said in out

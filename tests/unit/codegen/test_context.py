@@ -9,6 +9,7 @@ from jitmk.codegen import render
 from jitmk.codegen.context import MAX_VARIANTS, MIN_RING_CHUNKS, render_context
 from jitmk.engine.step_programs import kernel_variants
 from jitmk.errors import CodegenError
+from jitmk.model.spec import ModelSpec
 from jitmk.program.isa import Opcode
 from jitmk.program.packing import CONSUMER_WARPS
 from tests.support.shapes import LLAMA_1B, LLAMA_405B
@@ -49,6 +50,31 @@ def test_a_long_input_is_in_shared_memory() -> None:
     for columns, in_shared in ((2048, 0), (2304, 3 * 128 * 2), (8192, 1024 * 2)):
         spec = tiny_spec(intermediate_size=columns)
         assert render_context(kernel_variants(spec), spec, arch).slice_bytes == max(2 * spec.head_dim * 4, in_shared)
+
+
+def constants_of_kernel(spec: ModelSpec, arch: str) -> dict[str, dict[str, str]]:
+    """By the name of a matvec, what its consumers' code is rendered from."""
+    context = render_context(kernel_variants(spec), spec, GpuArch.parse(arch))
+    ops = [op for op in context.ops if op.opcode is Opcode.MATVEC]
+    return {op.name: {constant.name: constant.value for constant in op.role_constants["consume"]} for op in ops}
+
+
+def test_warps_have_units_of_their_own_where_shared_memory_is_large() -> None:
+    """Where it is small, a warp could not pass over the chunks of others (vm/own_units.cuh)."""
+    for arch, own in (("sm_90a", "true"), ("sm_100a", "true"), ("sm_120a", "false")):
+        consumers = constants_of_kernel(tiny_spec(), arch)
+        assert consumers["qkv"]["OWN_UNITS"] == consumers["gate_up"]["OWN_UNITS"] == own
+        assert consumers["down"]["BEHIND_OWN_UNITS"] == own
+        assert consumers["down"]["OWN_UNITS"] == consumers["lm_head"]["OWN_UNITS"] == "false"
+    spec = tiny_spec(hidden_size=2048)
+    assert all(config["OWN_UNITS"] == "false" for config in constants_of_kernel(spec, "sm_90a").values())
+
+
+def test_units_are_alone_where_there_are_as_many_sms() -> None:
+    for units, lone in ((132, "true"), (133, "false")):
+        consumers = constants_of_kernel(tiny_spec(hidden_size=8 * units), "sm_90a")
+        assert consumers["o_proj"]["LONE_UNITS"] == consumers["down"]["LONE_UNITS"] == lone
+        assert consumers["qkv"]["LONE_UNITS"] == ("true" if consumers["qkv"]["OWN_UNITS"] == "false" else "false")
 
 
 def test_a_rotation_that_the_device_code_cannot_do_is_refused() -> None:

@@ -144,7 +144,7 @@ def test_activations_are_those_of_torch(activation: Activation, tmp_path: Path) 
 def test_windows_are_as_wide(tmp_path: Path) -> None:
     shape = """template <int BYTES> struct Geometry {
   static constexpr int shared_bytes = BYTES, slice_bytes = 1024, chunk_bytes = 16384, head_dim = 64, max_group = 8;
-  static constexpr bool race_check = false;
+  static constexpr bool race_check = false, own_units = false;
 };
 """
     calls = "\n".join(

@@ -32,7 +32,7 @@ struct Shared {
 };
 struct Geometry {
   using Shared = ::Shared;
-  static constexpr bool race_check = false, trace = false;
+  static constexpr bool race_check = false, trace = false, own_units = false;
 };
 """
 

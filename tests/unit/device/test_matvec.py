@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from jitmk.program.program import Variant
-from tests.support.op_kernels import MATVEC_CHUNKS, MATVEC_KINDS, MATVEC_PARTS, MATVEC_SHAPES, MATVEC_WIDE_NORMS
+from tests.support.op_kernels import (
+    MATVEC_CHUNKS,
+    MATVEC_KINDS,
+    MATVEC_OWN_KINDS,
+    MATVEC_OWN_PARTS,
+    MATVEC_PARTS,
+    MATVEC_SHAPES,
+    MATVEC_WIDE_NORMS,
+)
 from tests.support.single_matvec import check_matvec, run_matvec
 from tests.unit.device.conftest import HostRunners
 
@@ -28,6 +36,16 @@ def test_odd_shapes(variant: Variant, host_runners: HostRunners) -> None:
 @pytest.mark.parametrize("variant", MATVEC_CHUNKS[:3], ids=lambda variant: variant.name)
 def test_chunks_of_other_sizes(variant: Variant, host_runners: HostRunners) -> None:
     check_matvec(variant, *run_matvec(host_runners["matvec-chunks"], variant))
+
+
+@pytest.mark.parametrize("variant", MATVEC_OWN_KINDS, ids=lambda variant: variant.name)
+def test_every_epilogue_of_own_units(variant: Variant, host_runners: HostRunners) -> None:
+    check_matvec(variant, *run_matvec(host_runners["matvec-own-kinds"], variant))
+
+
+@pytest.mark.parametrize("variant", MATVEC_OWN_PARTS, ids=lambda variant: variant.name)
+def test_every_part_of_own_units(variant: Variant, host_runners: HostRunners) -> None:
+    check_matvec(variant, *run_matvec(host_runners["matvec-own-parts"], variant))
 
 
 @pytest.mark.parametrize("variant", MATVEC_WIDE_NORMS[1:], ids=lambda variant: variant.name)

@@ -102,7 +102,9 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Torch:
 def made(pretended: Torch) -> Any:
     """A launcher; anything goes for its programs."""
     gpu: Any = SimpleNamespace(index=0, arch=GpuArch.parse("sm_90a"))
-    return MegakernelLauncher(gpu, b"", arena_words=8, kv_flags=1, deadline_ms=1, window=3, window_ahead=2, operands={})
+    return MegakernelLauncher(
+        gpu, b"", arena_words=8, kv_flags=1, deadline_ms=1, window=3, window_ahead=2, first_look=0, operands={}
+    )
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.support.tiny import tiny_spec
 
 SPEC = tiny_spec()
 FEW_SMS = GpuArch.parse("sm_90a", sm_count=16)
-ONE_SPLIT = Tuning(3, 2, "round_robin", ((0, 1),))
+ONE_SPLIT = Tuning(3, 2, 0, "round_robin", ((0, 1),))
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -49,7 +49,7 @@ def programs(tuning: Tuning) -> StepPrograms:
 
 
 def test_the_tuning_says_how_many_splits() -> None:
-    prepared = programs(Tuning(3, 2, "round_robin", ((0, 1), (100, 4))))
+    prepared = programs(Tuning(3, 2, 0, "round_robin", ((0, 1), (100, 4))))
     assert [prepared.for_context(context).program.splits for context in (0, 99, 100, 255)] == [1, 1, 4, 4]
     assert prepared.for_context(200) is prepared.for_splits(4), "prepared once"
     assert prepared.for_context(200).variants == kernel_variants(SPEC)
@@ -58,11 +58,11 @@ def test_the_tuning_says_how_many_splits() -> None:
 def test_another_tuning_takes_over_at_once() -> None:
     prepared = programs(ONE_SPLIT)
     before = prepared.for_context(50)
-    prepared.tuning = Tuning(3, 2, "wave", ((0, 1), (40, 2)))
+    prepared.tuning = Tuning(3, 2, 0, "wave", ((0, 1), (40, 2)))
     assert prepared.for_context(50).program.splits == 2
     wave = prepared.for_context(0)
     assert wave.program == before.program and not torch.equal(wave.queues, before.queues)
-    prepared.tuning = Tuning(2, 2, "round_robin", ((0, 1),))
+    prepared.tuning = Tuning(2, 2, 0, "round_robin", ((0, 1),))
     assert prepared.for_context(50) is before
 
 
@@ -73,4 +73,4 @@ def test_the_arena_holds_every_number_of_splits() -> None:
 
 def test_no_program_is_prepared_by_a_policy_that_does_not_exist() -> None:
     with pytest.raises(ConfigError, match="no schedule policy 'dice'"):
-        programs(Tuning(3, 2, "dice", ((0, 1),))).for_context(0)
+        programs(Tuning(3, 2, 0, "dice", ((0, 1),))).for_context(0)

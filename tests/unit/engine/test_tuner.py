@@ -16,7 +16,7 @@ from tests.support.shapes import llama
 
 H200 = GpuArch.parse("sm_90a")
 SPEC = llama(2048, 8192, 2, 32, 8, 64, vocab_size=1000)
-DEFAULT = Tuning(3, 2, "round_robin", ((0, 1), (400, 16)))
+DEFAULT = Tuning(3, 2, 0, "round_robin", ((0, 1), (400, 16)))
 
 
 def at(choice: str, context: int, **us: float) -> list[Measurement]:
@@ -151,7 +151,7 @@ def test_the_made_up_gpu_is_tuned(noise: float, seed: int) -> None:
     assert parse_tuning(asdict(tuning), SPEC, H200) == tuning
     assert tuning.splits(128) == 1 and tuning.splits(4096) == 16
     for context in plan.contexts:
-        best = min(gpu.true_us(Tuning(4, 2, "level", ((0, s),)), context) for s in plan.ladder)
+        best = min(gpu.true_us(Tuning(4, 2, 0, "level", ((0, s),)), context) for s in plan.ladder)
         assert gpu.true_us(tuning, context) <= best * (1 + MIN_GAIN + 3 * noise)
 
 

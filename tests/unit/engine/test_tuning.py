@@ -23,14 +23,22 @@ from tests.support.tiny import tiny_spec
 
 H200 = GpuArch.parse("sm_90a")
 SPEC = llama(2048, 8192, 2, 32, 8, 64, vocab_size=1000)
-GOOD: dict[str, Any] = {"window": 2, "window_ahead": 2, "policy": "wave", "split_steps": [[0, 1], [100, 3], [500, 16]]}
+GOOD: dict[str, Any] = {
+    "window": 2,
+    "window_ahead": 2,
+    "first_look": 0,
+    "policy": "wave",
+    "split_steps": [[0, 1], [100, 3], [500, 16]],
+}
 KERNEL = "ab" * 32
 
 
 def test_splits_follow_the_context() -> None:
-    tuning = Tuning(3, 2, "round_robin", ((0, 1), (100, 4), (500, 2)))
+    tuning = Tuning(3, 2, 400, "round_robin", ((0, 1), (100, 4), (500, 2)))
     assert [tuning.splits(context) for context in (0, 1, 99, 100, 499, 500, 10**6)] == [1, 1, 1, 4, 4, 2, 2]
-    assert str(tuning) == "window 3, window_ahead 2, policy round_robin, splits 1, 4 from 100 on, 2 from 500 on"
+    assert str(tuning) == (
+        "window 3, window_ahead 2, first_look 400, policy round_robin, splits 1, 4 from 100 on, 2 from 500 on"
+    )
 
 
 @pytest.mark.parametrize("arch", GpuArch.supported())
@@ -47,12 +55,12 @@ def test_defaults_and_candidates_are_allowed(spec: Any, arch: str) -> None:
 
 
 def test_defaults_are_what_was_measured_on_an_h200() -> None:
-    assert default_tuning(SPEC, H200, 300) == Tuning(3, 2, "level", ((0, 1),))
+    assert default_tuning(SPEC, H200, 300) == Tuning(3, 2, 0, "level", ((0, 1),))
     assert default_tuning(SPEC, H200, 8192).splits(8192) == 16
 
 
 def test_json_comes_back() -> None:
-    assert parse_tuning(GOOD, SPEC, H200) == Tuning(2, 2, "wave", ((0, 1), (100, 3), (500, 16)))
+    assert parse_tuning(GOOD, SPEC, H200) == Tuning(2, 2, 0, "wave", ((0, 1), (100, 3), (500, 16)))
 
 
 @pytest.mark.parametrize(
@@ -63,6 +71,7 @@ def test_json_comes_back() -> None:
         ({"window": True}, "window = True"),
         ({"window": 3.0}, "window = 3.0"),
         ({"window": None}, "window = None"),
+        ({"first_look": 200}, "first_look = 200 is not possible; allowed is 0"),
         ({"policy": "dice"}, "policy = 'dice' is not possible; allowed is level, round_robin, "),
         ({"policy": 3}, "policy = 3"),
         ({"policy": ["wave"]}, "policy = "),
@@ -76,7 +85,7 @@ def test_json_comes_back() -> None:
         ({"split_steps": [[0, 1, 2]]}, "is not .first context, splits."),
         ({"split_steps": [[0, True]]}, "is not .first context, splits."),
         ({"split_steps": [7]}, "is not .first context, splits."),
-        ({"speed": 9}, "this one has policy, speed, split_steps, window"),
+        ({"speed": 9}, "this one has first_look, policy, speed, split_steps, window"),
     ],
 )
 def test_what_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:

@@ -150,6 +150,22 @@ def test_prologues_and_epilogues_say_what_they_do() -> None:
         assert isinstance(config, MatvecConfig) and (config.epilogue, config.scale) == (epilogue, scale)
 
 
+def test_short_rows_are_a_warps_own() -> None:
+    for hidden, own in ((1024, True), (1040, False)):
+        program = lower(tiny_spec(hidden_size=hidden))
+        configs = {name: matvec_of(program, name) for name in ("qkv", "o_proj", "gate_up", "down")}
+        assert {name for name, config in configs.items() if config.own_units} == ({"qkv", "gate_up"} if own else set())
+        assert {name for name, config in configs.items() if config.behind_own_units} == ({"down"} if own else set())
+        assert not program.phases[-2].variant.config.own_units  # type: ignore[union-attr]
+
+
+def matvec_of(program: Program, name: str) -> MatvecConfig:
+    """The config of a matvec of the second layer."""
+    config = phase_of(program, f"layers.1.{name}").variant.config
+    assert isinstance(config, MatvecConfig)
+    return config
+
+
 def test_a_parallel_block_publishes_no_sum_that_nobody_reads() -> None:
     program = lower(feature_spec("parallel"))
     o_proj, down = (phase_of(program, f"layers.0.{name}") for name in ("o_proj", "down"))

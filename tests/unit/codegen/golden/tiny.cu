@@ -175,6 +175,7 @@ struct Params {
   int first_token;  // the first step's token; negative: made by the launch before
   int window;  // chunk loads in flight, but for the middle of long instructions
   int window_ahead;  // the same while the ring is more than half full
+  int first_look;  // cycles from a matvec behind own units to its first look for input
   int greedy;  // whether the noise is left out
   float inverse_temperature;  // 1 when greedy
   int filters;  // whether top_k, top_p or largest_drop restrict the draw
@@ -240,6 +241,7 @@ struct Geometry {
   static constexpr bool trace = false;
   static constexpr bool race_check = false;
   static constexpr int max_group = 8;
+  static constexpr bool own_units = true;
 };
 
 // embed
@@ -285,35 +287,14 @@ struct Op1 {
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int CHUNK_LIMIT = 3;
+    static constexpr bool OWN_UNITS = true;
+    static constexpr bool LONE_UNITS = false;
+    static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
     static constexpr bool INPUT_IN_SHARED = false;
   };
   struct ConsumeConfig {
-    static constexpr int ROWS = 0;
-    static constexpr int COLUMNS = 64;
-    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
-    static constexpr vm::Prologue PROLOGUE = vm::Prologue::RMS;
-    static constexpr float NORM_EPS = 0.000000000e+00f;
-    static constexpr bool NORM_BIAS = false;
-    static constexpr vm::NormKind POST = vm::NormKind::NONE;
-    static constexpr bool POST_BIAS = false;
-    static constexpr float POST_SCALE = 1.000000000e+00f;
-    static constexpr bool POST_SUM = false;
-    static constexpr bool BIAS = false;
-    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
-    static constexpr float SCALE = 1.000000000e+00f;
-    static constexpr float SOFT_CAP = 0.000000000e+00f;
-    static constexpr int INPUT_COPIES = 2;
-    static constexpr int INPUT_SPREAD = 4;
-    static constexpr int RESIDUAL_COPIES = 1;
-    static constexpr int OUTPUT_COPIES = 1;
-    static constexpr int CHUNK_LIMIT = 3;
-    static constexpr int BLOCKS = 1;
-    static constexpr int CHUNKS = 1;
-    static constexpr bool INPUT_IN_SHARED = false;
-  };
-  struct StoreConfig {
     static constexpr int ROWS = 640;
     static constexpr int COLUMNS = 64;
     static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
@@ -328,13 +309,43 @@ struct Op1 {
     static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 2;
+    static constexpr int INPUT_SPREAD = 4;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int CHUNK_LIMIT = 3;
+    static constexpr bool OWN_UNITS = true;
+    static constexpr bool LONE_UNITS = false;
+    static constexpr bool BEHIND_OWN_UNITS = false;
+    static constexpr int BLOCKS = 1;
+    static constexpr int CHUNKS = 1;
+    static constexpr bool INPUT_IN_SHARED = false;
+  };
+  struct StoreConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 0;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
     static constexpr int INPUT_COPIES = 1;
     static constexpr int INPUT_SPREAD = 1;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
-    static constexpr int CHUNK_LIMIT = 3;
-    static constexpr int BLOCKS = 1;
-    static constexpr int CHUNKS = 1;
+    static constexpr int CHUNK_LIMIT = 4;
+    static constexpr bool OWN_UNITS = true;
+    static constexpr bool LONE_UNITS = false;
+    static constexpr bool BEHIND_OWN_UNITS = false;
+    static constexpr int BLOCKS = 0;
+    static constexpr int CHUNKS = 0;
     static constexpr bool INPUT_IN_SHARED = false;
   };
 
@@ -389,6 +400,9 @@ struct Op3 {
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int CHUNK_LIMIT = 3;
+    static constexpr bool OWN_UNITS = false;
+    static constexpr bool LONE_UNITS = false;
+    static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 2;
     static constexpr int CHUNKS = 1;
     static constexpr bool INPUT_IN_SHARED = false;
@@ -413,6 +427,9 @@ struct Op3 {
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int CHUNK_LIMIT = 3;
+    static constexpr bool OWN_UNITS = false;
+    static constexpr bool LONE_UNITS = true;
+    static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 2;
     static constexpr int CHUNKS = 1;
     static constexpr bool INPUT_IN_SHARED = false;
@@ -437,6 +454,9 @@ struct Op3 {
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 2;
     static constexpr int CHUNK_LIMIT = 3;
+    static constexpr bool OWN_UNITS = false;
+    static constexpr bool LONE_UNITS = false;
+    static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 0;
     static constexpr int CHUNKS = 0;
     static constexpr bool INPUT_IN_SHARED = false;
@@ -469,35 +489,14 @@ struct Op4 {
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int CHUNK_LIMIT = 3;
+    static constexpr bool OWN_UNITS = true;
+    static constexpr bool LONE_UNITS = false;
+    static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
     static constexpr bool INPUT_IN_SHARED = false;
   };
   struct ConsumeConfig {
-    static constexpr int ROWS = 0;
-    static constexpr int COLUMNS = 64;
-    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
-    static constexpr vm::Prologue PROLOGUE = vm::Prologue::RMS;
-    static constexpr float NORM_EPS = 0.000000000e+00f;
-    static constexpr bool NORM_BIAS = false;
-    static constexpr vm::NormKind POST = vm::NormKind::NONE;
-    static constexpr bool POST_BIAS = false;
-    static constexpr float POST_SCALE = 1.000000000e+00f;
-    static constexpr bool POST_SUM = false;
-    static constexpr bool BIAS = false;
-    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
-    static constexpr float SCALE = 1.000000000e+00f;
-    static constexpr float SOFT_CAP = 0.000000000e+00f;
-    static constexpr int INPUT_COPIES = 2;
-    static constexpr int INPUT_SPREAD = 4;
-    static constexpr int RESIDUAL_COPIES = 1;
-    static constexpr int OUTPUT_COPIES = 1;
-    static constexpr int CHUNK_LIMIT = 3;
-    static constexpr int BLOCKS = 1;
-    static constexpr int CHUNKS = 1;
-    static constexpr bool INPUT_IN_SHARED = false;
-  };
-  struct StoreConfig {
     static constexpr int ROWS = 192;
     static constexpr int COLUMNS = 64;
     static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::GATED;
@@ -512,13 +511,43 @@ struct Op4 {
     static constexpr vm::Activation ACTIVATION = vm::Activation::SILU;
     static constexpr float SCALE = 1.000000000e+00f;
     static constexpr float SOFT_CAP = 0.000000000e+00f;
-    static constexpr int INPUT_COPIES = 1;
-    static constexpr int INPUT_SPREAD = 1;
+    static constexpr int INPUT_COPIES = 2;
+    static constexpr int INPUT_SPREAD = 4;
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 2;
     static constexpr int CHUNK_LIMIT = 3;
+    static constexpr bool OWN_UNITS = true;
+    static constexpr bool LONE_UNITS = false;
+    static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr bool INPUT_IN_SHARED = false;
+  };
+  struct StoreConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 0;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int INPUT_SPREAD = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int CHUNK_LIMIT = 4;
+    static constexpr bool OWN_UNITS = true;
+    static constexpr bool LONE_UNITS = false;
+    static constexpr bool BEHIND_OWN_UNITS = false;
+    static constexpr int BLOCKS = 0;
+    static constexpr int CHUNKS = 0;
     static constexpr bool INPUT_IN_SHARED = false;
   };
 
@@ -549,6 +578,9 @@ struct Op5 {
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int CHUNK_LIMIT = 3;
+    static constexpr bool OWN_UNITS = false;
+    static constexpr bool LONE_UNITS = false;
+    static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
     static constexpr bool INPUT_IN_SHARED = false;
@@ -573,6 +605,9 @@ struct Op5 {
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int CHUNK_LIMIT = 3;
+    static constexpr bool OWN_UNITS = false;
+    static constexpr bool LONE_UNITS = true;
+    static constexpr bool BEHIND_OWN_UNITS = true;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
     static constexpr bool INPUT_IN_SHARED = false;
@@ -597,6 +632,9 @@ struct Op5 {
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 2;
     static constexpr int CHUNK_LIMIT = 3;
+    static constexpr bool OWN_UNITS = false;
+    static constexpr bool LONE_UNITS = false;
+    static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 0;
     static constexpr int CHUNKS = 0;
     static constexpr bool INPUT_IN_SHARED = false;
@@ -629,6 +667,9 @@ struct Op6 {
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int CHUNK_LIMIT = 3;
+    static constexpr bool OWN_UNITS = false;
+    static constexpr bool LONE_UNITS = false;
+    static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
     static constexpr bool INPUT_IN_SHARED = false;
@@ -653,6 +694,9 @@ struct Op6 {
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int CHUNK_LIMIT = 3;
+    static constexpr bool OWN_UNITS = false;
+    static constexpr bool LONE_UNITS = true;
+    static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
     static constexpr bool INPUT_IN_SHARED = false;
@@ -677,6 +721,9 @@ struct Op6 {
     static constexpr int RESIDUAL_COPIES = 1;
     static constexpr int OUTPUT_COPIES = 1;
     static constexpr int CHUNK_LIMIT = 3;
+    static constexpr bool OWN_UNITS = false;
+    static constexpr bool LONE_UNITS = false;
+    static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
     static constexpr bool INPUT_IN_SHARED = false;
@@ -711,22 +758,26 @@ struct Op8 {
 struct Ops {
   __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) {
     const u32 bit = static_cast<u32>(1) << in.variant;
-    if (bit & 0x57) {
-      if (bit & 0x1) {
-        Op0::load(loader, in);
-      } else {
-        if (bit & 0x52) {
-          Op1::load(loader, in);
+    if (bit & 0x1f) {
+      if (bit & 0x13) {
+        if (bit & 0x1) {
+          Op0::load(loader, in);
         } else {
+          Op1::load(loader, in);
+        }
+      } else {
+        if (bit & 0x4) {
           Op2::load(loader, in);
+        } else {
+          Op3::load(loader, in);
         }
       }
     } else {
-      if (bit & 0x28) {
-        if (bit & 0x8) {
-          Op3::load(loader, in);
-        } else {
+      if (bit & 0x60) {
+        if (bit & 0x20) {
           Op5::load(loader, in);
+        } else {
+          Op6::load(loader, in);
         }
       } else {
         if (bit & 0x80) {
@@ -740,28 +791,36 @@ struct Ops {
 
   __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) {
     const u32 bit = static_cast<u32>(1) << in.variant;
-    if (bit & 0x57) {
-      if (bit & 0x1) {
-        Op0::consume(consumer, in);
-      } else {
-        if (bit & 0x52) {
-          Op1::consume(consumer, in);
+    if (bit & 0xf) {
+      if (bit & 0x3) {
+        if (bit & 0x1) {
+          Op0::consume(consumer, in);
         } else {
+          Op1::consume(consumer, in);
+        }
+      } else {
+        if (bit & 0x4) {
           Op2::consume(consumer, in);
+        } else {
+          Op3::consume(consumer, in);
         }
       }
     } else {
-      if (bit & 0x28) {
-        if (bit & 0x8) {
-          Op3::consume(consumer, in);
+      if (bit & 0x30) {
+        if (bit & 0x10) {
+          Op4::consume(consumer, in);
         } else {
           Op5::consume(consumer, in);
         }
       } else {
-        if (bit & 0x80) {
-          Op7::consume(consumer, in);
+        if (bit & 0x40) {
+          Op6::consume(consumer, in);
         } else {
-          Op8::consume(consumer, in);
+          if (bit & 0x80) {
+            Op7::consume(consumer, in);
+          } else {
+            Op8::consume(consumer, in);
+          }
         }
       }
     }
@@ -769,24 +828,20 @@ struct Ops {
 
   __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) {
     const u32 bit = static_cast<u32>(1) << in.variant;
-    if (bit & 0x2f) {
-      if (bit & 0x3) {
-        if (bit & 0x1) {
-          Op0::store(storer, in);
-        } else {
-          Op1::store(storer, in);
-        }
+    if (bit & 0x17) {
+      if (bit & 0x1) {
+        Op0::store(storer, in);
       } else {
-        if (bit & 0x4) {
-          Op2::store(storer, in);
+        if (bit & 0x12) {
+          Op1::store(storer, in);
         } else {
-          Op3::store(storer, in);
+          Op2::store(storer, in);
         }
       }
     } else {
-      if (bit & 0x50) {
-        if (bit & 0x10) {
-          Op4::store(storer, in);
+      if (bit & 0x68) {
+        if (bit & 0x28) {
+          Op3::store(storer, in);
         } else {
           Op6::store(storer, in);
         }

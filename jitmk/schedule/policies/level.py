@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from fractions import Fraction
 
 from jitmk.program.configs import MatvecConfig
 from jitmk.program.isa import Opcode
-from jitmk.program.packing import ceil_div
+from jitmk.program.packing import CONSUMER_WARPS, ceil_div
 from jitmk.program.program import Phase
 from jitmk.schedule.cost import unit_cost
 from jitmk.schedule.policies.base import Placement, PolicyInput, deal
@@ -21,6 +22,10 @@ SHARE = 0.7
 """The part of an extra unit that is made up for. An SM that is done with one phase runs ahead into the next, but only
 as far as its ring goes. Simulated, and measured on an H200 (docs/performance.md)."""
 
+ATTENDING = Fraction(1, 6)
+"""The part of the SMs that may do nothing but attend: beyond it the others have too few loads in flight for a layer's
+weights, and measurably so."""
+
 
 class Level:
     """As `RoundRobin`, but a step waits for the slowest SM of each phase, and who will be slow is known beforehand.
@@ -30,6 +35,8 @@ class Level:
       share earlier, and all SMs are through at about the same time.
     - SMs that attend, or merge, come late to the projection behind. They get none of its units if nobody gets more
       for it.
+    - Where units are a warp's own, a step takes the time that words take from SM to SM, and SMs have room for more
+      units at no expense. Then some attend and do nothing else, so that they are there when queries come.
     """
 
     name = "level"
@@ -37,10 +44,16 @@ class Level:
     def place(self, task: PolicyInput) -> list[list[Placement]]:
         placed: list[list[Placement]] = []
         start, phases = 0, task.program.phases
+        attending = _attending(task)
         for i, phase in enumerate(phases):
             order = everyone = [*range(start, task.sms), *range(start)]
-            if i > 0 and phases[i - 1].variant.opcode in (Opcode.ATTENTION, Opcode.ATTENTION_REDUCE):
-                order = _without({sm for sm, *_ in placed[-1]}, order, phase.units)
+            if attending and phase.layer is not None:
+                if phase.variant.opcode in (Opcode.ATTENTION, Opcode.ATTENTION_REDUCE):
+                    placed.append(deal(phase.units, attending))
+                    continue
+                order = _without(set(attending), order, phase)
+            elif i > 0 and phases[i - 1].variant.opcode in (Opcode.ATTENTION, Opcode.ATTENTION_REDUCE):
+                order = _without({sm for sm, *_ in placed[-1]}, order, phase)
             extra = _extra_bytes(task, phase, phases[i + 1]) if i + 1 < len(phases) else 0.0
             if extra > 0:
                 # The next phase is dealt from the same SM on: its extra units fall to the first.
@@ -54,10 +67,27 @@ class Level:
         return placed
 
 
-def _without(busy: set[int], order: list[int], units: int) -> list[int]:
-    """The SMs that are not busy, if they can take all units without any of them getting more than otherwise."""
+def _attending(task: PolicyInput) -> list[int]:
+    """The SMs that do nothing but attend in the layers; none where others would have to do more for it."""
+    phases = task.program.phases
+    units = max((phase.units for phase in phases if phase.variant.opcode is Opcode.ATTENTION), default=0)
+    narrow = any(_own_units(phase) for phase in phases)
+    return list(range(task.sms - units, task.sms)) if narrow and units <= ATTENDING * task.sms else []
+
+
+def _own_units(phase: Phase) -> bool:
+    return isinstance(phase.variant.config, MatvecConfig) and phase.variant.config.own_units
+
+
+def _without(busy: set[int], order: list[int], phase: Phase) -> list[int]:
+    """The SMs that are not busy, if they can take all units without any of them needing longer than otherwise.
+
+    Units of consumer warps are computed side by side.
+    """
     idle = [sm for sm in order if sm not in busy]
-    return idle if idle and ceil_div(units, len(idle)) == ceil_div(units, len(order)) else order
+    at_once = CONSUMER_WARPS if _own_units(phase) else 1
+    rounds = [ceil_div(phase.units, at_once * max(1, len(sms))) for sms in (idle, order)]
+    return idle if idle and rounds[0] == rounds[1] else order
 
 
 def _extra_bytes(task: PolicyInput, phase: Phase, following: Phase) -> float:

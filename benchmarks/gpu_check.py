@@ -26,7 +26,7 @@ CONTEXTS = "1,127,128,129,4096,8192"
 _SANITIZER = ("compute-sanitizer", "--error-exitcode", "3", "--tool")
 _TARGET = ("-m", "tests.gpu.sanitizer_target")
 _SANITIZED = {
-    "": "biases",
+    "": "biases,wide",
     "-fused": "sandwich,layer-post-norm,two-ropes,learned-positions",
     "-unfused": "unfused,unfused-post-norm,unfused-parallel",
 }

@@ -46,6 +46,8 @@ class Target:
 
 TARGETS = {
     "biases": Target(llama(64, 96, 2, 4, 2, 64, vocab_size=101, qkv_bias=True, o_bias=True, mlp_bias=True)),
+    # Rows too long for a warp to have units of its own.
+    "wide": Target(llama(1280, 1296, 2, 10, 2, 128, vocab_size=101)),
     # RMSNorm behind blocks and in front of them, windows, soft caps.
     "sandwich": Target(feature_spec("sandwich")),
     # LayerNorm behind blocks and in front of them.

@@ -142,6 +142,12 @@ def ring_chunks(variants: Sequence[Variant], arch: GpuArch) -> int:
     return _ring_chunks(_fitting(variants, arch), arch)
 
 
+def has_first_look(variants: Sequence[Variant], arch: GpuArch) -> bool:
+    """Whether a kernel with these variants follows `KernelParams.first_look`."""
+    configs = [variant.config for variant in _fitting(variants, arch)]
+    return any(isinstance(config, MatvecConfig) and config.behind_own_units for config in configs)
+
+
 def max_window(ring: int) -> int:
     """Loads that may be in flight into a ring of so many chunks, as the device code works it out (vm/shared.cuh)."""
     beside_warps = ring - CONSUMER_WARPS

@@ -14,14 +14,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from jitmk.arch import GpuArch
-from jitmk.codegen import max_window, ring_chunks
+from jitmk.codegen import has_first_look, max_window, ring_chunks
 from jitmk.cuda.device import Device
 from jitmk.engine.step_programs import kernel_variants
 from jitmk.errors import ConfigError
 from jitmk.jit import CacheWarning, KernelCache, tunings
 from jitmk.jit.tunings import TuningKey
 from jitmk.model.spec import ModelSpec
-from jitmk.program.configs import MatvecConfig
 from jitmk.schedule.build import DEFAULT_POLICY
 from jitmk.schedule.cost import choose_split_steps, first_look, load_window, load_window_ahead, split_ladder
 from jitmk.schedule.policies import POLICIES
@@ -109,9 +108,7 @@ FIRST_LOOKS = (0, 200, 400, 600, 800, 1000)
 
 def _first_looks(spec: ModelSpec, arch: GpuArch) -> Sequence[int]:
     """More than one where it makes a difference."""
-    configs = [variant.config for variant in kernel_variants(spec)]
-    late = any(isinstance(config, MatvecConfig) and config.behind_own_units for config in configs)
-    return FIRST_LOOKS if late else FIRST_LOOKS[:1]
+    return FIRST_LOOKS if has_first_look(kernel_variants(spec), arch) else FIRST_LOOKS[:1]
 
 
 def _default_first_look(spec: ModelSpec, arch: GpuArch) -> int:

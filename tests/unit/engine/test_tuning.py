@@ -59,6 +59,16 @@ def test_defaults_are_what_was_measured_on_an_h200() -> None:
     assert default_tuning(SPEC, H200, 8192).splits(8192) == 16
 
 
+def test_narrow_models_may_look_later() -> None:
+    """The default is 600 cycles where an SM has more than four units of gate_up."""
+    for intermediate, cycles in ((4 * 132 * 4, 0), (4 * 132 * 4 + 4, 600)):
+        spec = llama(1024, intermediate, 2, 16, 8, 64, vocab_size=1000)
+        default = default_tuning(spec, H200, 300)
+        assert default.first_look == cycles
+        assert parse_tuning({**asdict(default), "first_look": 200}, spec, H200).first_look == 200
+    assert default_tuning(spec, GpuArch.parse("sm_120a"), 300).first_look == 0  # where warps have no units of their own
+
+
 def test_json_comes_back() -> None:
     assert parse_tuning(GOOD, SPEC, H200) == Tuning(2, 2, 0, "wave", ((0, 1), (100, 3), (500, 16)))
 

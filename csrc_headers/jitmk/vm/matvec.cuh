@@ -54,13 +54,7 @@ __device__ __forceinline__ void consume_shared_units(Consumer<G>& consumer, Inst
   if constexpr (WHOLE) consumer.reserve_partials(M::EARLY_UNITS);
   if constexpr (M::BEHIND_OWN_UNITS) consumer.await_first_look(begun);
   Input<M> x(consumer.slice, context.lane);
-  float square_sum;
-  if constexpr (M::NEEDS_ALL)
-    square_sum = fetch_normed_input<M>(consumer, in, input, x);
-  else
-    square_sum = fetch_input<M>(consumer, input, norm, x);
-  consumer.mark(Mark::INPUT);
-  if (context.warp == 0) consumer.mark(Mark::FIRST_INPUT);
+  float square_sum = fetch_prologue<M>(consumer, in, input, norm, x);
   // The sum of squares over the lanes takes five shuffles one after the other; they go between what has nothing to do with it.
   int squares = M::NORM ? 1 : WARP_LANES;
   const auto sum_squares = [&] {

@@ -72,13 +72,7 @@ __device__ __forceinline__ void consume_own_units(Consumer<G>& consumer, Instruc
   EpilogueOperands<M> operands;
   if (inside(first)) rows.fetch(operands, row_of(first));
   Input<M> mine(consumer.slice, lane);
-  float square_sum;
-  if constexpr (M::NEEDS_ALL)
-    square_sum = fetch_normed_input<M>(consumer, in, input, mine);
-  else
-    square_sum = fetch_input<M>(consumer, input, norm, mine);
-  consumer.mark(Mark::INPUT);
-  if (context.warp == 0) consumer.mark(Mark::FIRST_INPUT);
+  const float square_sum = fetch_prologue<M>(consumer, in, input, norm, mine);
   uint2 x[CONSUMER_WARPS];
   const float squares = share_input<M>(consumer, mine[0], square_sum, x);
 #pragma unroll 1

@@ -163,4 +163,18 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
   return square_sum;
 }
 
+// The slice of M's input that belongs to this warp, after M's prologue. norm: the weight of the prologue RMS. Returns as the
+// two above.
+template <class M, class G>
+__device__ __forceinline__ float fetch_prologue(Consumer<G>& consumer, Instruction in, const u64* words, const float* norm, Input<M>& input) {
+  float square_sum;
+  if constexpr (M::NEEDS_ALL)
+    square_sum = fetch_normed_input<M>(consumer, in, words, input);
+  else
+    square_sum = fetch_input<M>(consumer, words, norm, input);
+  consumer.mark(Mark::INPUT);
+  if (consumer.context.warp == 0) consumer.mark(Mark::FIRST_INPUT);
+  return square_sum;
+}
+
 }  // namespace jitmk::vm

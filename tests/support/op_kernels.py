@@ -259,3 +259,6 @@ KERNELS = {
         *(_feature_kernel(name) for name in FEATURES),
     )
 }
+
+MATVECS = {v: kernel.name for kernel in KERNELS.values() if kernel.name.startswith("matvec-") for v in kernel.variants}
+"""Every matvec that is run by itself, and its kernel."""

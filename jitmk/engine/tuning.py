@@ -104,6 +104,7 @@ def _default_window_ahead(spec: ModelSpec, arch: GpuArch) -> int:
 
 
 FIRST_LOOKS = (0, 200, 400, 600, 800, 1000)
+"""Cycles: a look that goes to L2 and back takes some 700."""
 
 
 def _first_looks(spec: ModelSpec, arch: GpuArch) -> Sequence[int]:

@@ -209,6 +209,11 @@ class ModelSpec:
         return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
 
     @property
+    def gate_up_rows(self) -> int:
+        """Rows of the first projection of the MLP: gate and up stacked, or just up."""
+        return self.intermediate_size * (2 if self.gated else 1)
+
+    @property
     def attention_size(self) -> int:
         """Columns of the attention output projection: all query heads side by side."""
         return self.num_heads * self.head_dim

@@ -36,7 +36,7 @@ def _filled(spec: ModelSpec, limit: int) -> Fraction:
     shapes = (
         (spec.qkv_rows, spec.hidden_size),
         (spec.hidden_size, spec.attention_size),
-        (spec.intermediate_size * (2 if spec.gated else 1), spec.hidden_size),
+        (spec.gate_up_rows, spec.hidden_size),
         (spec.hidden_size, spec.intermediate_size),
     )
     layouts = [MatrixLayout(*shape, limit) for shape in shapes]

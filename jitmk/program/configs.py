@@ -96,7 +96,8 @@ class MatvecConfig:
         output_copies: see above.
         own_units: whether each consumer warp has units of its own, of which it publishes the rows, instead of a slice
             of every unit. Only where `can_own_units`.
-        lone_units: whether no SM is expected to have more than one unit; right also where one has.
+        lone_units: whether no SM is expected to have more than one unit; right also where one has. Set when
+            a kernel is rendered, for a GPU of so many SMs; not in programs.
         behind_own_units: whether the input comes from a matvec with units of a warp's own. Warps come from there when
             they have published, and had better not look at once for what others publish at the same time
             (`Tuning.first_look`).

@@ -170,13 +170,14 @@ class _Lowering:
         """Gate and up, or just up, activated if that is fused; and the residual, of which nothing is pending."""
         spec, fused = self.spec, self.fusion.activation
         name = "gate_up" if spec.gated else "up"
-        rows = spec.intermediate_size * (2 if spec.gated else 1)
-        config = MatvecConfig(rows, spec.hidden_size, Epilogue.STORE, bias=spec.mlp_bias)
+        config = MatvecConfig(spec.gate_up_rows, spec.hidden_size, Epilogue.STORE, bias=spec.mlp_bias)
         if fused:
             epilogue = Epilogue.GATED if spec.gated else Epilogue.ACTIVATED
             config = replace(config, epilogue=epilogue, activation=spec.activation, output_copies=POLLED_COPIES)
         hidden = self.b.bf16(
-            f"layers.{layer}.{name}.output", spec.intermediate_size if fused else rows, config.output_copies
+            f"layers.{layer}.{name}.output",
+            spec.intermediate_size if fused else spec.gate_up_rows,
+            config.output_copies,
         )
         return hidden, self._read_residual(layer, name, residual, norm, config, hidden)
 
@@ -283,13 +284,9 @@ class _Lowering:
         self.b.phase(full, name, Opcode.MATVEC, config, units, buffers, layer=layer, matrices=matrices, vectors=vectors)
 
     def _has_own_units(self, written: Buffer) -> bool:
-        """Whether a matvec writes the buffer of which each warp has units of its own."""
-        return any(
-            phase.buffers.get("output") is written
-            and isinstance(phase.variant.config, MatvecConfig)
-            and phase.variant.config.own_units
-            for phase in self.b.phases
-        )
+        """Whether a matvec wrote the buffer of which each warp has units of its own."""
+        writer = next(phase for phase in reversed(self.b.phases) if phase.buffers.get("output") is written)
+        return isinstance(writer.variant.config, MatvecConfig) and writer.variant.config.own_units
 
     def _norm(self, layer: int | None, norm: str, residual: _Residual) -> Buffer:
         """A norm of the residual as a phase of its own."""

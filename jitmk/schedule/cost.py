@@ -195,8 +195,7 @@ def first_look(spec: ModelSpec, sms: int) -> int:
     Up to four of them have a scheduler of the SM each. Of more, some wait for others, and who need not wait comes too
     early for their words. Measured on an H200 (docs/performance.md).
     """
-    rows = spec.intermediate_size * (2 if spec.gated else 1)
-    return 600 if ceil_div(rows, UNIT_ROWS) > 4 * sms else 0
+    return 600 if ceil_div(spec.gate_up_rows, UNIT_ROWS) > 4 * sms else 0
 
 
 def _chunks_of(spec: ModelSpec, usual: int) -> int:

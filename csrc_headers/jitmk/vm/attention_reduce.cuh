@@ -29,63 +29,81 @@ __device__ __forceinline__ float over_shares(float x, int lane, Combine combine)
   return x;
 }
 
+// What has been merged of a pair: outputs, weighted, and the sum of their weights, which are relative to the maximum.
+struct MergedPair {
+  float maximum = tile::LOWEST_SCORE, sum = 0, low = 0, high = 0;
+};
+
+// Where a lane finds the partial results of a head.
+struct PartialResults {
+  const u64 *pair, *lse;  // of split 0
+};
+
+// Adds BATCH splits a lane, that many in flight at once, from split `first` of all lanes on.
+template <class R, int BATCH, class G>
+__device__ __forceinline__ void merge_splits(const Context<G>& context, const PartialResults& partial, int first, int splits, MergedPair& merged) {
+  const u32 epoch = context.epoch();
+  const int share = context.lane / R::WARP_PAIRS;
+  u64 w[BATCH], l[BATCH];
+  while (true) {
+#pragma unroll
+    for (int b = 0; b < BATCH; b++) {
+      const int split = first + share + b * R::SHARES;
+      w[b] = make_word(0, epoch), l[b] = make_word(__float_as_uint(ptx::minus_infinity()), epoch);
+      if (split < splits && share < R::SHARES) {
+        w[b] = ptx::load_relaxed_gpu(partial.pair + split * R::HEADS * R::PAIRS);
+        l[b] = ptx::load_relaxed_gpu(partial.lse + split * R::HEADS * isa::LSE_STRIDE);
+      }
+    }
+    context.while_polling(Wait::PARTIAL_ATTENTION, first);
+    bool ready = true;
+#pragma unroll
+    for (int b = 0; b < BATCH; b++) ready &= word_epoch(w[b]) == epoch & word_epoch(l[b]) == epoch;
+    if (__all_sync(ALL_LANES, ready)) break;
+  }
+  float maximum = merged.maximum;
+#pragma unroll
+  for (int b = 0; b < BATCH; b++) maximum = fmaxf(maximum, __uint_as_float(word_payload(l[b])));
+  maximum = over_shares<R>(maximum, context.lane, [](float x, float y) { return fmaxf(x, y); });
+  const float keep = ptx::exp2_approx(merged.maximum - maximum);
+  merged = {maximum, merged.sum * keep, merged.low * keep, merged.high * keep};
+#pragma unroll
+  for (int b = 0; b < BATCH; b++) {
+    // 0 of no split, and of one without positions.
+    const float weight = ptx::exp2_approx(__uint_as_float(word_payload(l[b])) - maximum);
+    merged.sum += weight;
+    merged.low += weight * ptx::low_bf16(word_payload(w[b]));
+    merged.high += weight * ptx::high_bf16(word_payload(w[b]));
+  }
+}
+
 template <class R, class G>
 __device__ __forceinline__ void consume_attention_reduce(Consumer<G>& consumer, Instruction in) {
-  constexpr int BATCH = 16 / R::SHARES;  // splits in flight per lane
+  constexpr int FEW = 16, MANY = 32;  // splits that lanes have in flight together
   const Context<G>& context = consumer.context;
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
   const int splits = in[isa::attention_reduce::SPLITS];
   const u64* input = context.params.words + in[isa::attention_reduce::INPUT];
   const u64* lse = context.params.words + in[isa::attention_reduce::LSE];
   u64* output = context.params.words + in[isa::attention_reduce::OUTPUT];
-  const u32 epoch = context.epoch();
   const int local = context.lane % R::WARP_PAIRS, share = context.lane / R::WARP_PAIRS;
   const int pair = context.warp * R::WARP_PAIRS + local;
   consumer.mark(Mark::BEGIN);
   for (int u = 0; u < count; u++) {
     const int head = begin + u * stride;
-    float maximum = tile::LOWEST_SCORE, sum = 0, low = 0, high = 0;
-    for (int batch = 0; batch < splits; batch += BATCH * R::SHARES) {
-      const int first = batch + share;
-      u64 w[BATCH], l[BATCH];
-      while (true) {
-#pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-          const int split = first + b * R::SHARES, row = split * R::HEADS + head;
-          w[b] = make_word(0, epoch), l[b] = make_word(__float_as_uint(ptx::minus_infinity()), epoch);
-          if (split < splits && share < R::SHARES) {
-            w[b] = ptx::load_relaxed_gpu(input + row * R::PAIRS + pair);
-            l[b] = ptx::load_relaxed_gpu(lse + row * isa::LSE_STRIDE);
-          }
-        }
-        context.while_polling(Wait::PARTIAL_ATTENTION, first);
-        bool ready = true;
-#pragma unroll
-        for (int b = 0; b < BATCH; b++) ready &= word_epoch(w[b]) == epoch & word_epoch(l[b]) == epoch;
-        if (__all_sync(ALL_LANES, ready)) break;
-      }
-      float next = maximum;
-#pragma unroll
-      for (int b = 0; b < BATCH; b++) next = fmaxf(next, __uint_as_float(word_payload(l[b])));
-      next = over_shares<R>(next, context.lane, [](float x, float y) { return fmaxf(x, y); });
-      const float keep = ptx::exp2_approx(maximum - next);
-      maximum = next;
-      sum *= keep, low *= keep, high *= keep;
-#pragma unroll
-      for (int b = 0; b < BATCH; b++) {
-        // 0 of no split, and of one without positions.
-        const float weight = ptx::exp2_approx(__uint_as_float(word_payload(l[b])) - next);
-        sum += weight;
-        low += weight * ptx::low_bf16(word_payload(w[b]));
-        high += weight * ptx::high_bf16(word_payload(w[b]));
-      }
+    const PartialResults partial{input + head * R::PAIRS + pair, lse + head * isa::LSE_STRIDE};
+    MergedPair merged;
+    if (splits <= FEW) {
+      merge_splits<R, FEW / R::SHARES>(context, partial, 0, splits, merged);
+    } else {
+      for (int first = 0; first < splits; first += MANY) merge_splits<R, MANY / R::SHARES>(context, partial, first, splits, merged);
     }
     consumer.mark(Mark::INPUT);
     const auto add = [](float x, float y) { return x + y; };
-    const float all_sum = over_shares<R>(sum, context.lane, add);
-    const float all_low = over_shares<R>(low, context.lane, add), all_high = over_shares<R>(high, context.lane, add);
-    const float inverse = ptx::reciprocal_approx(all_sum);
-    const u64 word = make_word(ptx::pack_bf16(all_low * inverse, all_high * inverse), epoch);
+    const float sum = over_shares<R>(merged.sum, context.lane, add);
+    const float low = over_shares<R>(merged.low, context.lane, add), high = over_shares<R>(merged.high, context.lane, add);
+    const float inverse = ptx::reciprocal_approx(sum);
+    const u64 word = make_word(ptx::pack_bf16(low * inverse, high * inverse), context.epoch());
     static_assert(R::OUTPUT_COPIES <= R::SHARES, "a copy for each of the lanes that share a pair");
     if (share < R::OUTPUT_COPIES) ptx::store_relaxed_gpu(output + share * R::OUTPUT_STRIDE + head * R::PAIRS + pair, word);
   }

@@ -195,6 +195,7 @@ __device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const A
 template <class A, class G>
 __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruction in) {
   using Place = MergePlace<A, G>;
+  using Chunks = TileChunks<A, G>;
   constexpr int THREADS = CONSUMER_WARPS * WARP_LANES, PLACES = (A::GROUP * Place::QUADS + THREADS - 1) / THREADS;  // PLACES: of a thread
   const Context<G>& context = consumer.context;
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
@@ -220,6 +221,7 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
     if (context.warp < range.count()) {
       const tile::QueryFragment<A::D> query(context.shared.attention.query, AttentionShared<G>::QUERY_STRIDE, context.lane);
       tile::AttentionAccumulator<A::D> accumulator;
+      if constexpr (!Chunks::WHOLE_ROUND) tiles.find(consumer, context.warp);
       tiles.template add<true>(consumer, unit, range, query, context.warp, accumulator);
       for (int mine = context.warp + CONSUMER_WARPS; mine < range.count(); mine += CONSUMER_WARPS) {
         tiles.find(consumer, mine);
@@ -230,6 +232,8 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
     } else {
       leave_sums(consumer, unit, {ptx::minus_infinity(), 0}, [](int) { return make_float2(0, 0); });
     }
+    const auto skip_the_rest = [&] { consumer.template skip_chunks<Chunks::HELD>(Chunks::of(range) - tiles.next); };
+    if constexpr (!Chunks::WHOLE_ROUND) skip_the_rest();
     consumer.mark(Mark::DOTS);
     consumer.meet();
 #pragma unroll
@@ -240,7 +244,7 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
     }
     __syncwarp();
     consumer.mark(Mark::STORED);
-    consumer.template skip_chunks<TileChunks<A, G>::HELD>(TileChunks<A, G>::of(range) - tiles.next);
+    if constexpr (Chunks::WHOLE_ROUND) skip_the_rest();  // nobody waits any more
     if (unit.appends) {
       append_new_token(consumer, unit, layer);
       consumer.report_append();

@@ -73,12 +73,15 @@ struct TileRange {
 // A warp passes over the chunks that it does not read without a look at their barriers, and the loader hands them back for it.
 // But a barrier tells a phase only from the one before, so that a chunk may be waited for only when the one before it in the
 // same slot has landed. Of a warp's chunks that is true if STEP, from one to the next, and the loads in flight are no more
-// than the ring together, for loads are issued in order. If the ring is smaller, each warp waits for every chunk (HELD).
+// than the ring together, for loads are issued in order. If the ring is smaller, each warp waits for every chunk (HELD). If
+// it is smaller even than a round of all warps (not WHOLE_ROUND), the last of them get their tiles only after the first have
+// handed chunks back, and must not be waited for before that.
 template <class A, class G>
 struct TileChunks {
   static constexpr int TILES = G::chunk_bytes / A::TILE_BYTES;  // of a chunk
   static constexpr int STEP = (CONSUMER_WARPS + TILES - 1) / TILES;
   static constexpr bool HELD = STEP + G::Shared::MAX_WINDOW > G::Shared::RING_CHUNKS;
+  static constexpr bool WHOLE_ROUND = STEP <= G::Shared::RING_CHUNKS;
   static_assert(TILES >= 1, "a tile does not fit a chunk");
   static_assert(TILES <= CONSUMER_WARPS, "a warp takes at most one tile of a chunk");
 
@@ -114,7 +117,8 @@ __device__ __forceinline__ void load_attention(Loader<G>& loader, Instruction in
 template <class A, class G>
 struct WarpTiles {
   using Chunks = TileChunks<A, G>;
-  static constexpr bool EARLY = A::D <= 128;  // there are registers for the first tile, whole, while the warp waits
+  // There are registers for the first tile, whole, while the warp waits.
+  static constexpr bool EARLY = A::D <= 128 && Chunks::WHOLE_ROUND;
   int next = 0;                               // chunk of the unit
   const unsigned char* found;  // the tile, in the ring
   tile::KeyFragment<A::D> keys;
@@ -127,12 +131,12 @@ struct WarpTiles {
     found = consumer.acquire_chunk() + mine % Chunks::TILES * A::TILE_BYTES;
   }
 
-  // The first tile, if there is one. Without one the warp reads what the copy engine may be writing, and makes nothing of it:
+  // The first tile, if there is one and nobody need wait for it. Without one the warp reads what the copy engine may be writing, and makes nothing of it:
   // registers that only a branch fills would be held from one instruction to the next. Race checkers, which do not know that
   // it makes nothing of it, get the branch.
   __device__ __forceinline__ void read_first(Consumer<G>& consumer, bool there) {
     found = consumer.ring();
-    if (there) find(consumer, consumer.context.warp);
+    if (there && Chunks::WHOLE_ROUND) find(consumer, consumer.context.warp);
     if constexpr (EARLY) {
       if (!G::race_check || there) keys.read(found, consumer.context.lane), values.read(found, consumer.context.lane);
       if (there) consumer.release_chunk();

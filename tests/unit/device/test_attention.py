@@ -30,13 +30,13 @@ def test_over_the_cache_and_the_new_token(spec: ModelSpec, host_runners: HostRun
         model.check(runner, ("layers.1.attention",), position, splits=splits)
 
 
-@pytest.mark.parametrize("arch", ["sm_90a", "sm_120a"])
-def test_more_tiles_than_the_ring_holds(arch: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("arch", "head_dim"), [("sm_90a", 128), ("sm_120a", 128), ("sm_120a", 256)])
+def test_more_tiles_than_the_ring_holds(arch: str, head_dim: int, tmp_path: Path) -> None:
     """On sm_120a the ring is shorter than the way from one of a warp's tiles to its next (TileChunks)."""
-    kernel = host_kernel("attention-128")
+    kernel = host_kernel(f"attention-{head_dim}")
     library = compile_for_host(kernel.variants, kernel.spec, tmp_path / "kernel", arch=arch)
     launcher = HostLauncher(library, arena_words=ARENA_WORDS, kv_flags=KV_FLAGS)
-    model = ModelPhases(next(s for s in ATTENTION_SPECS if s.head_dim == 128), 640, CPU)
+    model = ModelPhases(next(s for s in ATTENTION_SPECS if s.head_dim == head_dim), 640, CPU)
     for position, splits in ((599, 1), (599, 3), (150, 1)):
         model.check(OpRunner(launcher, CPU, SMS, kernel), ("layers.1.attention",), position, splits=splits)
 

@@ -41,6 +41,7 @@ def role_config(config: Config, role: Role) -> Config:
             prologue=config.prologue if scaled else Prologue.NONE,
             norm_eps=config.norm_eps if scaled else 0.0,
             norm_bias=False,
+            heads=0,
             post=None,
             post_bias=False,
             post_scale=1.0,

@@ -25,18 +25,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from jitmk.model.spec import ModelSpec
-from jitmk.program.configs import AttentionConfig, Epilogue, MatvecConfig, NormConfig, Prologue
+from jitmk.program.configs import LSE_WORDS, AttentionConfig, Epilogue, MatvecConfig, NormConfig, Prologue
 from jitmk.program.isa import Opcode
 from jitmk.program.lowering import lower
 from jitmk.program.program import BufferKind, Phase
-from jitmk.reference.execute import Environment, Sampling, StepInput, appended, execute, matvec_vectors, new_tokens
+from jitmk.reference.execute import (
+    Environment,
+    Sampling,
+    StepInput,
+    appended,
+    execute,
+    matvec_input,
+    matvec_vectors,
+    new_tokens,
+)
 from jitmk.reference.ops.activate import apply_activation
 from jitmk.reference.ops.attention import NewToken
+from jitmk.reference.ops.attention_reduce import merge_splits
 from jitmk.reference.ops.matvec import prologue
 from jitmk.reference.ops.norm import normalise
 from jitmk.reference.ops.rounding import soft_capped
@@ -128,11 +138,23 @@ class StepChecker:
     @torch.inference_mode()
     def check(self, seen: Observation) -> Iterator[PhaseCheck]:
         """Every output of every phase, in the order of the program."""
+        seen = replace(seen, outputs=self._merged(seen.outputs))
         for phase in self._program.phases:
             for expected in self._expected(phase, seen):
                 name = f"{phase.name} (cache)" if expected.cached else phase.name
                 actual = self._cached(phase, seen) if expected.cached else _output(seen, expected.buffer)
                 yield _compare(name, phase.layer, expected, actual)
+
+    def _merged(self, outputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """With attention's output also where the projection behind it merged the splits for itself."""
+        merged = {}
+        for phase in self._program.phases:
+            config = phase.variant.config
+            if isinstance(config, AttentionConfig) and phase.buffers["output"].name not in outputs:
+                partial, lse = (outputs[f"{phase.name}.{part}"][None] for part in ("partial", "lse"))
+                splits = lse.shape[1] // (config.heads * LSE_WORDS)
+                merged[phase.buffers["output"].name] = merge_splits(config.heads, splits, partial, lse).flatten()
+        return {**outputs, **merged}
 
     def _expected(self, phase: Phase, seen: Observation) -> Iterator[_Expected]:
         opcode = phase.variant.opcode
@@ -187,13 +209,13 @@ class StepChecker:
     def _row_bound(self, phase: Phase, config: MatvecConfig, seen: Observation) -> tuple[torch.Tensor, torch.Tensor]:
         """By how much rounding may move a row of the product, and the rows; both fp32 [rows]."""
         inputs, vectors = self._inputs(phase, seen), matvec_vectors(phase, self._weights)
-        operand, scale = prologue(config, inputs["input"], vectors, inputs.get("residual_in"))
+        operand, scale = prologue(config, matvec_input(phase, inputs), vectors, inputs.get("residual_in"))
         weights = self._weights.matrix(phase.matrices["weights"])
         magnitudes = ((weights.abs() @ operand[0].abs()) * scale).flatten()
         rows = ((weights @ operand[0]) * scale).flatten()
         if vectors.bias is not None:
             magnitudes, rows = magnitudes + vectors.bias.abs(), rows + vectors.bias
-        normed = config.post is not None or config.prologue is Prologue.LAYER
+        normed = config.post is not None or config.prologue in (Prologue.LAYER, Prologue.MERGE)
         slack = _UNROUNDED_SLACK if not seen.rounds else _NORMED_SLACK if normed else _ROUNDED_SLACK
         return slack * magnitudes, rows
 

@@ -12,7 +12,7 @@ import torch
 from jitmk.arch import GpuArch
 from jitmk.codegen.abi import Wait, WarpRecord
 from jitmk.model.spec import ModelSpec
-from jitmk.program.configs import SampleConfig
+from jitmk.program.configs import MERGED_SPLITS, SampleConfig
 from jitmk.program.fusion import Fusion
 from jitmk.program.isa import HEADER, Instruction, Opcode
 from jitmk.program.lowering import lower
@@ -35,7 +35,7 @@ def kernel_variants(spec: ModelSpec, fused: bool | Fusion = True) -> tuple[Varia
         fused: as for `lower`.
     """
     variants: list[Variant] = []
-    for splits in (1, 2):
+    for splits in (1, MERGED_SPLITS, MERGED_SPLITS + 1):
         variants += [variant for variant in lower(spec, splits, fused=fused).variants if variant not in variants]
     return tuple(variants)
 
@@ -145,9 +145,11 @@ class StepPrograms:
         self._thread = ThreadPoolExecutor(1, "jitmk-prepare")
 
     def largest_arena_words(self) -> int:
-        """Words of the program that needs most of them: the one with the most splits."""
-        splits = max(split_ladder(self._spec, self._arch.sm_count))
-        return lower(self._spec, splits, fused=self._fused).arena_words
+        """Words of the program that needs most of them: the one with the most splits, or with the most that have
+        several copies."""
+        most = max(split_ladder(self._spec, self._arch.sm_count))
+        largest = {most, min(most, MERGED_SPLITS)}
+        return max(lower(self._spec, splits, fused=self._fused).arena_words for splits in largest)
 
     def for_context(self, context: int) -> DeviceProgram:
         """The program for a context of that many positions."""

@@ -84,6 +84,10 @@ def _embed_writes(phase: Phase, config: EmbedConfig, unit: int) -> Spans:
 
 
 def _matvec_reads(phase: Phase, config: MatvecConfig, unit: int) -> Spans:
+    return _vectors_of_matvec(phase, config, unit) + ((_whole(phase, "lse"),) if "lse" in phase.buffers else ())
+
+
+def _vectors_of_matvec(phase: Phase, config: MatvecConfig, unit: int) -> Spans:
     if config.post is not None:
         return _whole(phase, "input"), _whole(phase, "residual_in")
     if config.epilogue is Epilogue.RESIDUAL:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from jitmk.model.spec import ModelSpec, QkNorm, QkNormScope
 from jitmk.program.builder import ProgramBuilder
 from jitmk.program.configs import (
     ELEMENTWISE_VALUES,
     MAX_GROUP,
+    MERGED_SPLITS,
     AttentionConfig,
     AttentionReduceConfig,
     CopyConfig,
@@ -23,15 +25,33 @@ from jitmk.program.program import Buffer
 from jitmk.program.rope_layout import rope_offset, rope_stride
 
 
+@dataclass(frozen=True)
+class ProjectionInput:
+    """What the last projection of a block reads.
+
+    Attributes:
+        values: a vector; or attention's results of some splits, which the projection is to merge.
+        lse: the logarithms of the splits' normalisers then, else None.
+    """
+
+    values: Buffer
+    lse: Buffer | None = None
+
+    @property
+    def buffers(self) -> dict[str, Buffer]:
+        """The operands of the projection."""
+        return {"input": self.values} | ({} if self.lse is None else {"lse": self.lse})
+
+
 def lower_attention(
-    b: ProgramBuilder, spec: ModelSpec, fusion: Fusion, layer: int, splits: int, qkv: Buffer, output: Buffer
-) -> None:
+    b: ProgramBuilder, spec: ModelSpec, fusion: Fusion, layer: int, splits: int, qkv: Buffer, copies: int
+) -> ProjectionInput:
     """Norms, rotation, append and attention of a layer: each its own phase or a part of attention.
 
     Args:
         splits: parts of the context.
         qkv: what the projection wrote.
-        output: for the attention output.
+        copies: of what comes out.
     """
     buffers = {"input": qkv, "value_input": qkv}
     if spec.qk_norm is not None and not fusion.qk_norm:
@@ -39,7 +59,7 @@ def lower_attention(
     if not fusion.rope:
         buffers |= _rotate(b, spec, layer, buffers["input"], qkv)
         buffers["appended"] = _append(b, spec, layer, buffers)
-    _attend(b, spec, fusion, layer, splits, buffers, output)
+    return _attend(b, spec, fusion, layer, splits, buffers, copies)
 
 
 def _norm_heads(b: ProgramBuilder, spec: ModelSpec, norm: QkNorm, layer: int, qkv: Buffer) -> Buffer:
@@ -94,15 +114,21 @@ def _attend(
     layer: int,
     splits: int,
     inputs: Mapping[str, Buffer],
-    output: Buffer,
-) -> None:
+    copies: int,
+) -> ProjectionInput:
     prefix = f"layers.{layer}."
-    config = _attention_config(spec, fusion, layer, output.copies)
+    config = _attention_config(spec, fusion, layer, copies)
     norms = {} if config.qk_norm is None else {"q_norm": prefix + "q_norm", "k_norm": prefix + "k_norm"}
-    written = {"output": output}
-    if splits > 1:
-        partial = b.heads(prefix + "attention.partial", splits * spec.attention_size)
-        written = {"output": partial, "lse_out": b.logarithms(prefix + "attention.lse", splits * spec.num_heads)}
+    merged = fusion.merge and splits <= MERGED_SPLITS
+    if splits == 1:
+        attended = ProjectionInput(b.heads(prefix + "attention.output", spec.attention_size, copies))
+    else:
+        of_splits = copies if merged else 1
+        attended = ProjectionInput(
+            b.heads(prefix + "attention.partial", splits * spec.attention_size, of_splits),
+            b.logarithms(prefix + "attention.lse", splits * spec.num_heads, of_splits),
+        )
+    written = {"output": attended.values} | ({} if attended.lse is None else {"lse_out": attended.lse})
     b.phase(
         prefix + "attention",
         "attention",
@@ -115,11 +141,14 @@ def _attend(
         numbers=_attention_numbers(spec, layer, config),
         splits=splits,
     )
-    if splits > 1:
-        name, opcode = prefix + "attention_reduce", Opcode.ATTENTION_REDUCE
-        reduce = AttentionReduceConfig(spec.num_heads, spec.head_dim, output.copies)
-        buffers = {"input": written["output"], "lse": written["lse_out"], "output": output}
-        b.phase(name, opcode.value, opcode, reduce, spec.num_heads, buffers, layer=layer, splits=splits)
+    if splits == 1 or merged:
+        return attended
+    output = b.heads(prefix + "attention.output", spec.attention_size, copies)
+    name, opcode = prefix + "attention_reduce", Opcode.ATTENTION_REDUCE
+    reduce = AttentionReduceConfig(spec.num_heads, spec.head_dim, copies)
+    buffers = {**attended.buffers, "output": output}
+    b.phase(name, opcode.value, opcode, reduce, spec.num_heads, buffers, layer=layer, splits=splits)
+    return ProjectionInput(output)
 
 
 def _attention_config(spec: ModelSpec, fusion: Fusion, layer: int, copies: int) -> AttentionConfig:
@@ -142,6 +171,7 @@ def _attention_config(spec: ModelSpec, fusion: Fusion, layer: int, copies: int) 
         None if norm is None else norm.kind,
         0.0 if norm is None else norm.eps,
         fusion.rope,
+        fusion.merge,
     )
 
 

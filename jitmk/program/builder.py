@@ -36,9 +36,9 @@ class ProgramBuilder:
         """One for bf16 that attention writes, head by head."""
         return self.buffer(name, BufferKind.BF16, values, copies)
 
-    def logarithms(self, name: str, rows: int) -> Buffer:
+    def logarithms(self, name: str, rows: int, copies: int = 1) -> Buffer:
         """One for a number for each head of each split, which fills a sector."""
-        return self.buffer(name, BufferKind.FP32, rows * LSE_WORDS, spread=self.spread)
+        return self.buffer(name, BufferKind.FP32, rows * LSE_WORDS, copies, self.spread)
 
     def fp32(self, name: str, values: int, copies: int = 1) -> Buffer:
         return self.buffer(name, BufferKind.FP32, values, copies)

@@ -24,6 +24,15 @@ LSE_WORDS = SECTOR_WORDS
 """Words that carry the same logarithm, that of a split's normaliser: a head of a split has a sector to itself. Where
 several heads share one, all who poll queue at the same few lines."""
 
+MERGED_SPLITS = 4
+"""Splits of attention at most that the projection behind it can merge by itself (`Prologue.MERGE`)."""
+
+MERGED_COLUMNS = 2048
+"""Columns at most of such a projection: two quads for each lane of the consumer warps, times the splits."""
+
+REDUCED_SPLITS = 32
+"""Splits that ATTENTION_REDUCE has in flight at once, at most; of more it takes so many at a time."""
+
 ELEMENTWISE_VALUES = 256
 """Values of a unit of the opcodes that take a vector value by value."""
 
@@ -34,6 +43,7 @@ class Prologue(Enum):
     NONE = "none"
     RMS = "rms"  # w x / rms(x): w is multiplied in, rounded to bf16; 1/rms, a scalar, is applied to the dot products
     LAYER = "layer"  # w (x - mean) / deviation + b, rounded to bf16
+    MERGE = "merge"  # x are results of splits of attention: what ATTENTION_REDUCE would make of them
 
 
 class Epilogue(Enum):
@@ -82,7 +92,8 @@ class MatvecConfig:
         epilogue, prologue: see there.
         norm_eps: of prologue and post-norm.
         norm_bias: whether the prologue LAYER adds a bias.
-        post: kind of the post-norm, or None. Not with the epilogue RESIDUAL.
+        heads: of attention, with the prologue MERGE; else 0.
+        post: kind of the post-norm, or None. Not with the epilogue RESIDUAL or the prologue MERGE.
         post_bias: whether it adds a bias.
         post_scale: what it is multiplied with.
         post_sum: whether the sum behind a post-norm is published as residual_out, `sum_values` of it by each unit.
@@ -109,6 +120,7 @@ class MatvecConfig:
     prologue: Prologue = Prologue.NONE
     norm_eps: float = 0.0
     norm_bias: bool = False
+    heads: int = 0
     post: NormKind | None = None
     post_bias: bool = False
     post_scale: float = 1.0
@@ -160,7 +172,8 @@ class AttentionConfig:
     A unit is a head group (up to MAX_GROUP query heads of one key/value head) over one split of the context. Each split
     publishes its own normalised output; where there are several, also the logarithm of its normaliser: maximum + log2
     of the sum, in units of log2. A split that has no positions has zeros and -inf. The attention output is the mean of
-    the splits, weighed by 2^lse (Flash-Decoding, Dao et al. 2023); ATTENTION_REDUCE computes it.
+    the splits, weighed by 2^lse (Flash-Decoding, Dao et al. 2023); ATTENTION_REDUCE computes it, or the projection
+    behind (`Prologue.MERGE`).
 
     Attributes:
         heads, kv_heads, head_dim, group: shapes; `group` query heads are a unit's at most.
@@ -175,6 +188,8 @@ class AttentionConfig:
         qk_norm_eps: of that norm.
         append: whether the unit of a head's new token appends it; where not, KV_APPEND has, and queries and keys come
             normed and rotated.
+        merged: whether the projection behind merges the results of `MERGED_SPLITS` splits or fewer: they have as many
+            copies then as the output, for as many SMs poll them.
     """
 
     heads: int
@@ -190,6 +205,7 @@ class AttentionConfig:
     qk_norm: NormKind | None = None
     qk_norm_eps: float = 0.0
     append: bool = True
+    merged: bool = False
 
     @property
     def groups_per_kv_head(self) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from jitmk.model.spec import ModelSpec, QkNormScope
+from jitmk.program.configs import MERGED_COLUMNS
+from jitmk.program.program import NARROW
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,7 @@ class Fusion:
         post_norm: norms behind a block, into the prologue of the projection that reads the block's result.
         qk_norm: norms of queries and keys, into attention.
         rope: rotation and the append to the cache, into attention.
+        merge: the merge of a few splits of attention, into the prologue of the projection behind it.
         activation: the MLP's activation, into the epilogue of gate and up.
         residual: the addition to the residual, into the epilogue of a block's last projection.
     """
@@ -24,6 +27,7 @@ class Fusion:
     post_norm: bool = True
     qk_norm: bool = True
     rope: bool = True
+    merge: bool = True
     activation: bool = True
     residual: bool = True
 
@@ -33,6 +37,8 @@ class Fusion:
         A norm of queries and keys is fused where a unit of attention has all that it runs over, and then the rotation
         behind it must be fused too. A post-norm is fused where one projection reads the sum, whose own norm must then
         be in its prologue as well: with a parallel block the sums of attention and MLP are made one after the other.
+        Splits are merged by the projection where its warps can hold all of their results at once, and only in narrow
+        models, where a phase that all wait for takes longer than that.
         """
         by_head = spec.qk_norm is None or spec.qk_norm.scope is QkNormScope.HEAD
         return Fusion(
@@ -40,10 +46,11 @@ class Fusion:
             self.post_norm and self.norm and not spec.parallel,
             self.qk_norm and self.rope and by_head,
             self.rope,
+            self.merge and spec.hidden_size <= NARROW and spec.attention_size <= MERGED_COLUMNS,
             self.activation,
             self.residual,
         )
 
 
 FUSED = Fusion()
-UNFUSED = Fusion(norm=False, post_norm=False, qk_norm=False, rope=False, activation=False, residual=False)
+UNFUSED = Fusion(*[False] * len(fields(Fusion)))

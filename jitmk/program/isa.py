@@ -59,7 +59,8 @@ OPERANDS: Mapping[Opcode, tuple[str, ...]] = {
     Opcode.EMBED: ("table", "positions", "output", "residual_out"),
     # Units are groups of 8 rows of the matrix. candidate: slot of the sampling candidate (LM head only).
     # With a post-norm in the prologue, input is the output of the block before, residual_in is read whole, and
-    # residual_out is the sum of both.
+    # residual_out is the sum of both. With the prologue MERGE, input and lse are what `splits` splits of ATTENTION
+    # wrote; without it, splits is 1.
     Opcode.MATVEC: (
         "weights",
         "input",
@@ -72,6 +73,8 @@ OPERANDS: Mapping[Opcode, tuple[str, ...]] = {
         "candidate",
         "post_norm",
         "post_norm_bias",
+        "splits",
+        "lse",
     ),
     # Units are (head group, split), split fastest. input: queries and keys, value_input: values, both laid out as qkv
     # (they may be the same); output: attention, or with splits > 1 that of each split, [splits][heads * head_dim], and

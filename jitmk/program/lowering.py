@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from jitmk.errors import ConfigError
 from jitmk.model.spec import ModelSpec, NormKind
-from jitmk.program.attention_lowering import lower_attention
+from jitmk.program.attention_lowering import ProjectionInput, lower_attention
 from jitmk.program.builder import ProgramBuilder
 from jitmk.program.chunks import chunk_limit
 from jitmk.program.configs import (
@@ -39,7 +39,7 @@ def lower(spec: ModelSpec, splits: int = 1, tokens: int = 1, fused: bool | Fusio
 
     Args:
         spec: the model.
-        splits: parts into which attention splits the context; with more than one, a reduce phase merges them.
+        splits: parts into which attention splits the context; the projection behind it or a reduce phase merges them.
         tokens: sequences in the batch; 1 is what the device code runs today.
         fused: whether parts are fused where they can be; a `Fusion` says it part by part.
 
@@ -118,7 +118,7 @@ class _Lowering:
         residual = self._block_end(layer, "attention", "o_proj", attention, residual)
         hidden, residual = self._gate_up(layer, residual, "mlp_norm")
         hidden = self._activated(layer, hidden)
-        return self._block_end(layer, "mlp", "down", hidden, residual)
+        return self._block_end(layer, "mlp", "down", ProjectionInput(hidden), residual)
 
     def _parallel(self, layer: int, residual: _Residual) -> _Residual:
         prefix = f"layers.{layer}."
@@ -131,8 +131,8 @@ class _Lowering:
         attention = self._attention(layer, qkv)
         if self.spec.post_norm or self.fusion.residual:
             residual = self._block_end(layer, "attention", "o_proj", attention, residual, last=False)
-            return self._block_end(layer, "mlp", "down", hidden, residual)
-        parts = self._stored(layer, "o_proj", attention), self._stored(layer, "down", hidden)
+            return self._block_end(layer, "mlp", "down", ProjectionInput(hidden), residual)
+        parts = self._stored(layer, "o_proj", attention), self._stored(layer, "down", ProjectionInput(hidden))
         both = self.b.bf16(prefix + "block_add.output", self.spec.hidden_size)
         config = AddConfig(self.spec.hidden_size, both.copies)
         buffers = {"input": parts[0], "other": parts[1], "output": both}
@@ -161,10 +161,8 @@ class _Lowering:
         config = MatvecConfig(spec.qkv_rows, spec.hidden_size, Epilogue.STORE, bias=spec.qkv_bias)
         return qkv, self._read_residual(layer, "qkv", residual, norm, config, qkv)
 
-    def _attention(self, layer: int, qkv: Buffer) -> Buffer:
-        output = self.b.heads(f"layers.{layer}.attention.output", self.spec.attention_size, POLLED_COPIES)
-        lower_attention(self.b, self.spec, self.fusion, layer, self.splits, qkv, output)
-        return output
+    def _attention(self, layer: int, qkv: Buffer) -> ProjectionInput:
+        return lower_attention(self.b, self.spec, self.fusion, layer, self.splits, qkv, POLLED_COPIES)
 
     def _gate_up(self, layer: int, residual: _Residual, norm: str) -> tuple[Buffer, _Residual]:
         """Gate and up, or just up, activated if that is fused; and the residual, of which nothing is pending."""
@@ -234,7 +232,7 @@ class _Lowering:
         return after
 
     def _block_end(
-        self, layer: int, block: str, name: str, x: Buffer, residual: _Residual, *, last: bool = True
+        self, layer: int, block: str, name: str, x: ProjectionInput, residual: _Residual, *, last: bool = True
     ) -> _Residual:
         """The last projection of a block, and the residual with its result; not `last`: nobody will read its bf16."""
         copies = POLLED_COPIES if last else 0
@@ -252,20 +250,25 @@ class _Lowering:
             scale=self.spec.residual_scale,
             output_copies=copies,
         )
-        self._matvec(layer, name, config, self._sum_buffers(x, residual, after), {})
+        self._matvec(layer, name, config, self._sum_buffers(x.values, residual, after) | x.buffers, {})
         return after
 
-    def _stored(self, layer: int, name: str, x: Buffer) -> Buffer:
+    def _stored(self, layer: int, name: str, x: ProjectionInput) -> Buffer:
         """The last projection of a block, by itself."""
         copies = POLLED_COPIES if self.spec.post_norm and self.fusion.post_norm else 1
         output = self.b.bf16(f"layers.{layer}.{name}.output", self.spec.hidden_size, copies)
         config = replace(self._block_end_config(name, x), output_copies=copies)
-        self._matvec(layer, name, config, {"input": x, "output": output}, {})
+        self._matvec(layer, name, config, x.buffers | {"output": output}, {})
         return output
 
-    def _block_end_config(self, name: str, x: Buffer) -> MatvecConfig:
-        bias = self.spec.o_bias if name == "o_proj" else self.spec.mlp_bias
-        return MatvecConfig(self.spec.hidden_size, x.values, Epilogue.STORE, bias=bias)
+    def _block_end_config(self, name: str, x: ProjectionInput) -> MatvecConfig:
+        spec = self.spec
+        bias = spec.o_bias if name == "o_proj" else spec.mlp_bias
+        if x.lse is None:
+            return MatvecConfig(spec.hidden_size, x.values.values, Epilogue.STORE, bias=bias)
+        return MatvecConfig(
+            spec.hidden_size, spec.attention_size, Epilogue.STORE, Prologue.MERGE, heads=spec.num_heads, bias=bias
+        )
 
     def _matvec(
         self, layer: int | None, name: str, config: MatvecConfig, buffers: dict[str, Buffer], vectors: dict[str, str]
@@ -280,8 +283,18 @@ class _Lowering:
         )
         if config.bias:
             vectors = vectors | {"bias": full + "_bias"}
-        units, matrices = config.layout.units, {"weights": full}
-        self.b.phase(full, name, Opcode.MATVEC, config, units, buffers, layer=layer, matrices=matrices, vectors=vectors)
+        self.b.phase(
+            full,
+            name if config.prologue is not Prologue.MERGE else f"{name}_merge",
+            Opcode.MATVEC,
+            config,
+            config.layout.units,
+            buffers,
+            layer=layer,
+            matrices={"weights": full},
+            vectors=vectors,
+            splits=self.splits if config.prologue is Prologue.MERGE else 1,
+        )
 
     def _has_own_units(self, written: Buffer) -> bool:
         """Whether a matvec wrote the buffer of which each warp has units of its own."""

@@ -25,6 +25,11 @@ SECTORS_OF_LINE = 4
 """Sectors of a line of L2, 128 bytes."""
 
 
+NARROW = 1024
+"""Hidden size of the widest models whose steps are a chain of waits for words, rather than a stream of weights. What is
+chosen for them and what for wider ones was measured on an H200 (docs/performance.md)."""
+
+
 def word_spread(hidden_size: int) -> int:
     """How many sectors apart the sectors lie of buffers to which many SMs write, in the programs of a model.
 
@@ -33,7 +38,7 @@ def word_spread(hidden_size: int) -> int:
     less. Wide models find most words at their first look, for which they then need four times as many lines: they lose
     one to three percent (docs/performance.md). What an SM writes line by line, attention's output, has no need of it.
     """
-    return SECTORS_OF_LINE if hidden_size <= 1024 else 1
+    return SECTORS_OF_LINE if hidden_size <= NARROW else 1
 
 
 class BufferKind(Enum):
@@ -121,7 +126,7 @@ class Phase:
         matrices: names of matrices of the weight plan by operand.
         vectors: names of constant vectors of the weight plan by operand.
         numbers: operands that are plain numbers: "window", "rope", "first".
-        splits: parts of the context (ATTENTION, ATTENTION_REDUCE).
+        splits: parts of the context (ATTENTION, ATTENTION_REDUCE, and the projection that merges them).
     """
 
     index: int

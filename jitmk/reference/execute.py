@@ -22,6 +22,7 @@ from jitmk.program.configs import (
     MatvecConfig,
     NoOpConfig,
     NormConfig,
+    Prologue,
     ResidualAddConfig,
     ResidualNormAddConfig,
     RopeConfig,
@@ -33,7 +34,7 @@ from jitmk.program.program import Phase
 from jitmk.reference.ops.activate import activate
 from jitmk.reference.ops.add import add
 from jitmk.reference.ops.attention import NewToken, ReadKv, attention, new_key_value
-from jitmk.reference.ops.attention_reduce import attention_reduce
+from jitmk.reference.ops.attention_reduce import attention_reduce, merge_splits
 from jitmk.reference.ops.barrier import barrier
 from jitmk.reference.ops.copy import copy
 from jitmk.reference.ops.embed import embed
@@ -168,12 +169,21 @@ def _matvec(call: _Call, config: MatvecConfig) -> Outputs:
     return matvec(
         config,
         call.units,
-        call.inputs["input"],
+        matvec_input(call.phase, call.inputs),
         call.env.weights.matrix(call.phase.matrices["weights"]),
         matvec_vectors(call.phase, call.env.weights),
         residual=call.inputs.get("residual_in"),
         sums=call.env.sums,
     )
+
+
+def matvec_input(phase: Phase, inputs: Inputs) -> torch.Tensor:
+    """The vector that a matvec phase begins with, [tokens, columns]: with the prologue MERGE, the splits merged."""
+    config = phase.variant.config
+    assert isinstance(config, MatvecConfig)
+    if config.prologue is not Prologue.MERGE:
+        return inputs["input"]
+    return merge_splits(config.heads, phase.splits, inputs["input"], inputs["lse"]).flatten(1)
 
 
 def matvec_vectors(phase: Phase, weights: StepWeights) -> MatvecVectors:

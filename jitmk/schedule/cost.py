@@ -8,22 +8,27 @@ on an H200; other GPUs of the class differ by factors that change no decision he
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 
 from jitmk.model.spec import ModelSpec
 from jitmk.program.chunks import chunk_limit
 from jitmk.program.configs import (
     ELEMENTWISE_VALUES,
     MAX_GROUP,
+    MERGED_SPLITS,
+    REDUCED_SPLITS,
     AttentionConfig,
     AttentionReduceConfig,
     EmbedConfig,
     MatvecConfig,
     SampleConfig,
 )
+from jitmk.program.fusion import FUSED
 from jitmk.program.kv_layout import TILE_POSITIONS, KvLayout
 from jitmk.program.packing import CHUNK_LIMIT, UNIT_ROWS, ceil_div
-from jitmk.program.program import MAX_CANDIDATES, Phase
+from jitmk.program.program import MAX_CANDIDATES, NARROW, Phase
 
 WORD_BYTES = 8
 
@@ -93,15 +98,40 @@ def unit_cost(phase: Phase, context: int) -> UnitCost:
     return UnitCost(2 * ELEMENTWISE_VALUES * WORD_BYTES, ELEMENTWISE_VALUES)
 
 
-REDUCE_US = 0.92
-"""What a reduce phase adds to a layer: a dependency more. This and the next three are fitted to steps of five models at
-128 to 8192 positions with 1 to 16 splits on an H200 (docs/performance.md)."""
-REDUCE_VALUE_US = 0.058 / 1024
-"""What each value of each partial result adds to the reduce phase: it is published, fetched and merged."""
+@dataclass(frozen=True)
+class SplitCosts:
+    """What splits add to a layer, in microseconds.
+
+    Attributes:
+        merge_us: for each split beside the first, if the projection behind merges them.
+        reduce_us: a reduce phase for each `REDUCED_SPLITS` splits: a dependency more.
+        reduce_value_us: each value of each partial result that a reduce phase merges: it is published and fetched.
+    """
+
+    merge_us: float
+    reduce_us: float
+    reduce_value_us: float
+
+
+NARROW_COSTS = SplitCosts(0.13, 1.1, 0.01 / 1024)
+WIDE_COSTS = SplitCosts(0.0, 0.92, 0.058 / 1024)
+"""Of models up to `NARROW`, and of wider ones, whose projections merge nothing. These and the following are fitted to
+steps of nine models at 32 to 8192 positions with 1 to 26 splits on an H200 (docs/performance.md)."""
 TILE_BYTES_PER_US = 64_000.0
 """How fast one of several SMs gets through its part of a head's old keys and values."""
 LONE_TILE_BYTES_PER_US = 76_000.0
 """How fast one SM gets through all of them: it keeps more loads in flight then (vm/attention_tiles.cuh)."""
+APART_TILE_BYTES_PER_US = 110_000.0
+"""How fast an SM does that does nothing else (`attend_apart`): much has come before the queries do."""
+
+ATTENDING = Fraction(1, 5)
+"""The part of the SMs that may do nothing but attend. Of 132, 5 to 24 of them paid on an H200, 32 and 40 did not
+(docs/performance.md)."""
+
+
+def attend_apart(units: int, sms: int) -> bool:
+    """Whether the SMs that attend do nothing else, in a narrow model with so many units of attention."""
+    return units <= ATTENDING * sms
 
 
 def split_ladder(spec: ModelSpec, sms: int) -> tuple[int, ...]:
@@ -118,40 +148,48 @@ def head_groups(spec: ModelSpec) -> int:
     return spec.num_kv_heads * ceil_div(spec.query_group, MAX_GROUP)
 
 
-def choose_splits(spec: ModelSpec, sms: int, context: int) -> int:
+def choose_splits(spec: ModelSpec, sms: int, context: int, among: Iterable[int] | None = None) -> int:
     """Into how many parts attention should split the context.
 
     Weighs the time in which one SM works through its part of the keys and values, in the mean of the layers, against
-    the price of a reduce phase.
+    the price of a merge.
 
     Args:
         spec: the model.
         sms: SMs of the GPU.
         context: positions in the KV cache.
+        among: the choice; None for all of `split_ladder(spec, sms)`.
 
     Returns:
-        A member of `split_ladder(spec, sms)`; the smallest of those that are equally fast.
+        The fastest; the smallest of those that are equally fast.
     """
-    layout = KvLayout(spec.head_dim)
-    partial_us = spec.attention_size * REDUCE_VALUE_US
+    layout, narrow = KvLayout(spec.head_dim), spec.hidden_size <= NARROW
+    costs, merged = NARROW_COSTS if narrow else WIDE_COSTS, MERGED_SPLITS if FUSED.possible(spec).merge else 1
     windows = Counter(layer.window for layer in spec.layers)
     tiles = [(layout.tiles(min(context, window or context)), layers) for window, layers in windows.items()]
 
+    def merge_us(splits: int) -> float:
+        if splits <= merged:  # one at least, which costs nothing
+            return (splits - 1) * costs.merge_us
+        batches = ceil_div(splits, REDUCED_SPLITS)
+        return batches * costs.reduce_us + splits * spec.attention_size * costs.reduce_value_us
+
     def layer_us(splits: int) -> float:
-        rounds = ceil_div(head_groups(spec) * splits, sms)
-        reduce = REDUCE_US + splits * partial_us if splits > 1 else 0.0
+        units = head_groups(spec) * splits
         in_turn = sum(layers * ceil_div(of_layer, splits) for of_layer, layers in tiles) / spec.num_layers
         rate = TILE_BYTES_PER_US if splits > 1 else LONE_TILE_BYTES_PER_US
-        return rounds * in_turn * layout.tile_bytes / rate + reduce
+        if narrow and attend_apart(units, sms):
+            rate = APART_TILE_BYTES_PER_US
+        return ceil_div(units, sms) * in_turn * layout.tile_bytes / rate + merge_us(splits)
 
-    return min(split_ladder(spec, sms), key=layer_us)
+    return min(split_ladder(spec, sms) if among is None else among, key=layer_us)
 
 
 def choose_split_steps(spec: ModelSpec, sms: int, max_context: int) -> tuple[tuple[int, int], ...]:
     """From which context on attention should split into how many parts.
 
     Whole tiles make `choose_splits` waver between neighbours; here the number at least doubles from step to step, so
-    that a text that gets longer calls for few programs. What lies between would gain less than a percent.
+    that a text that gets longer calls for few programs. What lies between would gain less than two percent.
 
     Args:
         spec: the model.
@@ -161,11 +199,13 @@ def choose_split_steps(spec: ModelSpec, sms: int, max_context: int) -> tuple[tup
     Returns:
         (first context, splits), both growing; the first context is 0.
     """
-    steps = [(0, 1)]
-    tiles, most = 1, split_ladder(spec, sms)[-1]
-    while (context := (tiles - 1) * TILE_POSITIONS + 1) <= max_context and steps[-1][1] < most:
-        splits = choose_splits(spec, sms, context)
-        if splits >= 2 * steps[-1][1] or (splits == most and splits > steps[-1][1]):
+    steps, ladder = [(0, 1)], split_ladder(spec, sms)
+    tiles = 1
+    while (context := (tiles - 1) * TILE_POSITIONS + 1) <= max_context and steps[-1][1] < ladder[-1]:
+        present = steps[-1][1]
+        among = [splits for splits in ladder if splits == present or splits >= 2 * present or splits == ladder[-1]]
+        splits = choose_splits(spec, sms, context, among)
+        if splits > present:
             steps.append((context, splits))
         tiles += 1 + tiles // 64
     return tuple(steps)
@@ -178,7 +218,7 @@ def load_window(spec: ModelSpec) -> int:
     phases wait for. The phases of narrow models are all delay, and two are better. In the middle of a long instruction
     the device keeps one more. Measured on an H200 (docs/performance.md).
     """
-    return _chunks_of(spec, 3 if spec.hidden_size > 1024 else 2)
+    return _chunks_of(spec, 2 if spec.hidden_size <= NARROW else 3)
 
 
 def load_window_ahead(spec: ModelSpec) -> int:
@@ -186,7 +226,7 @@ def load_window_ahead(spec: ModelSpec) -> int:
 
     The rings of narrow models are always full.
     """
-    return _chunks_of(spec, 2 if spec.hidden_size > 1024 else 1)
+    return _chunks_of(spec, 1 if spec.hidden_size <= NARROW else 2)
 
 
 def first_look(spec: ModelSpec, sms: int) -> int:

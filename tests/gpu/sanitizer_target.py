@@ -27,6 +27,7 @@ from jitmk.engine.backend import DeviceSampling
 from jitmk.engine.megakernel import MegakernelBackend
 from jitmk.model.checkpoint import RandomCheckpoint
 from jitmk.model.spec import ModelSpec
+from jitmk.program.configs import MERGED_SPLITS
 from jitmk.program.program import Variant
 from jitmk.program.weights import plan_weights
 from jitmk.reference.ops.sample_filter import Filters
@@ -88,12 +89,14 @@ def open_backend(target: Target, max_seq_len: int, *, race_check: bool) -> Megak
 
 
 def exercise_phases(backend: MegakernelBackend) -> None:
-    """Single steps: prefill against decode, one split against three. Raises AssertionError where two disagree."""
+    """Single steps: prefill against decode, one split against more. Raises AssertionError where two disagree."""
     prefilled = backend.prefill(PROMPT, all_logits=True)
     assert_close("two ways", backend.forced_logits(PROMPT, 0), prefilled, "prompt, decoded")
     position, token = len(PROMPT), int(prefilled[-1].argmax())
-    one, three = (backend.phase_outputs(token, position, splits) for splits in (1, 3))
-    assert_close("phase of a model", three["logits"], one["logits"], "three splits and one")
+    one = backend.phase_outputs(token, position, 1)
+    for splits in (3, MERGED_SPLITS + 1):
+        several = backend.phase_outputs(token, position, splits)
+        assert_close("phase of a model", several["logits"], one["logits"], f"{splits} splits and one")
     assert torch.equal(backend.step_logits(token, position).cpu(), one["logits"])
 
 

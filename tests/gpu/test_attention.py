@@ -1,4 +1,5 @@
-"""ATTENTION by itself: every head_dim, ratio of heads and feature, positions around edges of tiles, several splits."""
+"""ATTENTION by itself: every head_dim, ratio of heads and feature, positions around edges of tiles, several splits; and
+the projection that merges a few of these."""
 
 from __future__ import annotations
 
@@ -6,11 +7,12 @@ import pytest
 import torch
 
 from jitmk.model.spec import ModelSpec
+from jitmk.program.configs import MERGED_SPLITS
 from jitmk.program.lowering import lower
 from jitmk.program.weights import plan_weights
 from tests.gpu.conftest import OpRunners
 from tests.support.closeness import assert_close
-from tests.support.op_kernels import ATTENTION_FEATURES, ATTENTION_SPECS
+from tests.support.op_kernels import ATTENTION_FEATURES, ATTENTION_SPECS, MERGING_SPECS
 from tests.support.op_runner import Data, Step
 from tests.support.phases import isolate
 from tests.support.single_phases import ModelPhases
@@ -61,7 +63,7 @@ def test_more_splits_than_tiles(spec: ModelSpec, op_runners: OpRunners) -> None:
 
 
 @pytest.mark.parametrize("spec", [ATTENTION_SPECS[2], ATTENTION_SPECS[-1]], ids=_name)
-@pytest.mark.parametrize("splits", [2, 5])
+@pytest.mark.parametrize("splits", [5, 9])
 def test_split_and_merged_is_whole(spec: ModelSpec, splits: int, op_runners: OpRunners) -> None:
     """ATTENTION and ATTENTION_REDUCE in one launch give what one split gives."""
     runner = op_runners[f"attention-{spec.head_dim}"]
@@ -79,3 +81,10 @@ def test_split_and_merged_is_whole(spec: ModelSpec, splits: int, op_runners: OpR
         outputs.append(outcome.outputs["output"].view(spec.num_heads, -1))
     for head, (whole, merged) in enumerate(zip(*outputs, strict=True)):
         assert_close("attention", merged, whole, f"head {head}")
+
+
+@pytest.mark.parametrize("splits", range(2, MERGED_SPLITS + 1))
+@pytest.mark.parametrize("spec", MERGING_SPECS, ids=_name)
+def test_the_projection_merges_a_few_splits(spec: ModelSpec, splits: int, op_runners: OpRunners) -> None:
+    runner = op_runners[f"attention-{spec.head_dim}"]
+    ModelPhases(spec, CAPACITY, runner.device).check(runner, (f"layers.{LAYER}.o_proj",), 0, splits=splits)

@@ -24,7 +24,7 @@ CAPACITY = 256
 def test_phases(name: str, fused: bool, op_runners: OpRunners) -> None:
     spec, runner = feature_spec(name), op_runners[f"features-{name}"]
     model = ModelPhases(spec, CAPACITY, runner.device)
-    for splits in (1, 3):
+    for splits in (1, 3, 5):
         for names in phase_groups(lower(spec, splits, fused=fused)):
             for position in (0, 15, 16, 37, 200):
                 model.check(runner, names, position, splits=splits, fused=fused)

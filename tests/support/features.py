@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from hypothesis import strategies as st
@@ -131,4 +132,4 @@ def any_specs(draw: st.DrawFn) -> ModelSpec:
 @st.composite
 def any_fusions(draw: st.DrawFn) -> Fusion:
     """Any choice of what is fused."""
-    return Fusion(*(draw(st.booleans()) for _ in range(6)))
+    return Fusion(*(draw(st.booleans()) for _ in fields(Fusion)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from jitmk.engine.step_programs import kernel_variants
 from jitmk.model.spec import Activation, LayerSpec, ModelSpec, NormKind, NormSpec, QkNorm, QkNormScope
 from jitmk.program.configs import BarrierConfig, Epilogue, MatvecConfig, NoOpConfig, Prologue, ZeroConfig
+from jitmk.program.fusion import FUSED
 from jitmk.program.isa import Opcode
 from jitmk.program.lowering import lower
 from jitmk.program.program import Phase, Program, Variant
@@ -57,7 +58,7 @@ MATVEC_PARTS = (
             norm_bias=prologue is Prologue.LAYER,
         )
         for post in NormKind
-        for prologue in Prologue
+        for prologue in (Prologue.NONE, Prologue.RMS, Prologue.LAYER)
     ),
     # More units than columns, and as many columns as units.
     matvec_variant(256, 16, STORE, "many-units", post=RMS, post_sum=True, prologue=Prologue.RMS),
@@ -145,9 +146,14 @@ class OpKernel:
 
 
 def _variants(specs: tuple[ModelSpec, ...], *opcodes: Opcode) -> tuple[Variant, ...]:
-    """The variants of these opcodes that the programs of these models hold, one split and several."""
-    found = [v for spec in specs for splits in (1, 2) for v in lower(spec, splits).variants if v.opcode in opcodes]
-    return tuple(dict.fromkeys(found))
+    """The variants of these opcodes that the programs of these models hold, whatever the number of splits."""
+    return tuple(dict.fromkeys(v for spec in specs for v in kernel_variants(spec) if v.opcode in opcodes))
+
+
+def _merging(specs: tuple[ModelSpec, ...]) -> tuple[Variant, ...]:
+    """The projections behind attention that merge splits."""
+    matvecs = [(v, v.config) for v in _variants(specs, Opcode.MATVEC) if isinstance(v.config, MatvecConfig)]
+    return tuple(variant for variant, config in matvecs if config.prologue is Prologue.MERGE)
 
 
 def _attention_spec(head_dim: int, heads: int, kv_heads: int) -> ModelSpec:
@@ -164,6 +170,10 @@ FEWER_RATIOS = ((8, 2), (9, 1))
 ATTENTION_SPECS = tuple(
     _attention_spec(head_dim, *ratio) for head_dim in HEAD_DIMS for ratio in RATIOS.get(head_dim, FEWER_RATIOS)
 )
+
+
+MERGING_SPECS = tuple(spec for spec in ATTENTION_SPECS if FUSED.possible(spec).merge)
+"""Those whose projection behind attention merges a few splits."""
 
 
 def _featured(head_dim: int) -> tuple[ModelSpec, ...]:
@@ -195,7 +205,8 @@ ATTENTION_FEATURES = {head_dim: _featured(head_dim) for head_dim in HEAD_DIMS}
 
 def _attention_kernel(head_dim: int) -> OpKernel:
     specs = tuple(spec for spec in ATTENTION_SPECS if spec.head_dim == head_dim)
-    return OpKernel(f"attention-{head_dim}", specs[0], _variants(specs, Opcode.ATTENTION, Opcode.ATTENTION_REDUCE))
+    of_attention = _variants(specs, Opcode.ATTENTION, Opcode.ATTENTION_REDUCE)
+    return OpKernel(f"attention-{head_dim}", specs[0], (*of_attention, *_merging(specs)))
 
 
 def _attention_features_kernel(head_dim: int) -> OpKernel:

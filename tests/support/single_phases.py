@@ -14,7 +14,7 @@ from jitmk.engine.arena import load_weights
 from jitmk.engine.kv_cache import KvCache
 from jitmk.model.checkpoint import RandomCheckpoint
 from jitmk.model.spec import ModelSpec
-from jitmk.program.configs import AttentionConfig, EmbedConfig, MatvecConfig, Prologue
+from jitmk.program.configs import LSE_WORDS, AttentionConfig, EmbedConfig, MatvecConfig, Prologue
 from jitmk.program.isa import Opcode
 from jitmk.program.kv_layout import TILE_POSITIONS
 from jitmk.program.lowering import lower
@@ -145,10 +145,22 @@ class ModelPhases:
         """Values for a buffer that phases read; queries are large, so that some positions matter more than others."""
         if any(buffer is phase.buffers.get("appended") for phase in program.phases):
             return torch.full((buffer.values,), float(position))
+        merging = [phase for phase in program.phases if buffer is phase.buffers.get("lse")]
+        if merging:
+            return self._logarithms(merging[0])
         values = torch.randn(buffer.values, generator=self._random)
         if buffer.values == self.spec.qkv_rows:
             values[: self.spec.attention_size] *= 2
         return values.bfloat16().float() if buffer.kind is BufferKind.BF16 else values
+
+    def _logarithms(self, phase: Phase) -> torch.Tensor:
+        """Of the normalisers of splits, in units of log2: far apart, so that some vanish beside others, and without a
+        position in some splits, but not in all."""
+        heads = phase.buffers["lse"].values // (phase.splits * LSE_WORDS)
+        lse = 8 * torch.randn((phase.splits, heads), generator=self._random)
+        empty = torch.rand((phase.splits, heads), generator=self._random) < 0.3
+        empty[torch.randint(phase.splits, (heads,), generator=self._random), torch.arange(heads)] = False
+        return lse.masked_fill(empty, -torch.inf).flatten().repeat_interleave(LSE_WORDS)
 
     def _read(
         self, position: int, layer: int, token: int, kv_head: int, begin: int, end: int
@@ -209,7 +221,7 @@ def _kind(phase: Phase, fp32: bool) -> str:
     if opcode in _EXACT or plain:
         return "moved"
     if isinstance(config, MatvecConfig):
-        rounded_again = config.prologue is Prologue.LAYER or config.post is not None
+        rounded_again = config.prologue in (Prologue.LAYER, Prologue.MERGE) or config.post is not None
         if rounded_again:
             return "fp32 sum of rounded values" if fp32 else "bf16 of a sum of rounded values"
         return "fp32 sum" if fp32 else "bf16 of a sum"

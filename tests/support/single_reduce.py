@@ -6,6 +6,7 @@ import torch
 
 from jitmk.model.spec import ModelSpec
 from jitmk.program.configs import LSE_WORDS, AttentionReduceConfig
+from jitmk.program.fusion import Fusion
 from jitmk.program.lowering import lower
 from jitmk.program.weights import plan_weights
 from jitmk.reference.ops.attention_reduce import attention_reduce
@@ -16,7 +17,7 @@ from tests.support.phases import isolate
 
 def check_attention_reduce(runner: OpRunner, spec: ModelSpec, splits: int, empty: list[int]) -> None:
     """Merges partial results of which those of some splits say that they had no position."""
-    program = isolate(lower(spec, splits), "layers.0.attention_reduce")
+    program = isolate(lower(spec, splits, fused=Fusion(merge=False)), "layers.0.attention_reduce")
     (phase,) = program.phases
     config = phase.variant.config
     assert isinstance(config, AttentionReduceConfig)

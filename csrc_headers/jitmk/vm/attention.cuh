@@ -180,14 +180,16 @@ __device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const A
     x = add(x, multiply(sums[w], weight));
   }
   const uint2 y = pack_bf16(multiply(x, sum == 0 ? 0.0f : ptx::reciprocal_approx(sum)));
+  const u64 low = make_word(y.x, epoch), high = make_word(y.y, epoch), logarithm = make_word(__float_as_uint(maximum + ptx::log2_approx(sum)), epoch);
 #pragma unroll
   for (int copy = 0; copy < A::OUTPUT_COPIES; copy++) {
-    if (copy > 0 && splits > 1) break;  // partial results have one copy
-    ptx::store_relaxed_gpu(at.output + copy * A::OUTPUT_STRIDE, make_word(y.x, epoch));
-    ptx::store_relaxed_gpu(at.output + copy * A::OUTPUT_STRIDE + 1, make_word(y.y, epoch));
+    if (copy > 0 && splits > (A::MERGED ? isa::MERGED_SPLITS : 1)) break;  // partial results have one copy
+    const int results = A::MERGED ? splits : 1;
+    u64* output = at.output + copy * isa::copy_stride(results * A::OUTPUT_WORDS);
+    ptx::store_relaxed_gpu(output, low), ptx::store_relaxed_gpu(output + 1, high);
+    if (splits > 1 && at.quad < isa::LSE_WORDS)
+      ptx::store_relaxed_gpu(at.lse + copy * isa::bf16_stride(results * A::HEADS * isa::LSE_WORDS), logarithm);
   }
-  if (splits > 1 && at.quad < isa::LSE_WORDS)
-    ptx::store_relaxed_gpu(at.lse, make_word(__float_as_uint(maximum + ptx::log2_approx(sum)), epoch));
 }
 
 // What does not depend on the new token is done while its words are on their way: a warp reads its first tile, and each

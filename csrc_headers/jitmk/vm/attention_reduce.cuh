@@ -79,7 +79,7 @@ __device__ __forceinline__ void merge_splits(const Context<G>& context, const Pa
 
 template <class R, class G>
 __device__ __forceinline__ void consume_attention_reduce(Consumer<G>& consumer, Instruction in) {
-  constexpr int FEW = 16, MANY = 32;  // splits that lanes have in flight together
+  constexpr int FEW = 16, MANY = isa::REDUCED_SPLITS;  // splits that lanes have in flight together: fewer loads where there are few
   const Context<G>& context = consumer.context;
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
   const int splits = in[isa::attention_reduce::SPLITS];

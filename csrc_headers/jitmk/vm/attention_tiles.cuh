@@ -13,7 +13,7 @@ struct Attention : Config {
   static constexpr int D = Config::HEAD_DIM;
   static constexpr int RATIO = HEADS / KV_HEADS, GROUPS_PER_KV_HEAD = (RATIO + GROUP - 1) / GROUP;
   static constexpr int TILE_BYTES = tile::TILE_POSITIONS * D * 2 * 2;
-  static constexpr int OUTPUT_STRIDE = isa::copy_stride(HEADS * D / 2);
+  static constexpr int OUTPUT_WORDS = HEADS * D / 2;  // of a split
   // A warp's sums lie in its slice as fp32 [heads][D], each head's groups of 8 dims in an order of its own: in the same one,
   // stores of 8 heads would all go to the same banks. MIXED: the bits of a group's number that the head's are mixed into.
   static constexpr int GROUPS_OF_8 = D / 8, MIXED = GROUPS_OF_8 % 8 == 0 ? 7 : GROUPS_OF_8 % 4 == 0 ? 3 : GROUPS_OF_8 % 2 == 0 ? 1 : 0;

@@ -5,7 +5,7 @@
 
 namespace jitmk::vm {
 
-enum class Prologue { NONE, RMS, LAYER };
+enum class Prologue { NONE, RMS, LAYER, MERGE };
 
 // M with its input as it is.
 template <class M>

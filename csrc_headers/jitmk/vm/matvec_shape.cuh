@@ -8,7 +8,7 @@ namespace jitmk::vm {
 constexpr int EARLY_BATCH = 4;    // chunks that consumers fetch at once before their input is there
 // Blocks that they fetch before it, 4 registers each. For sm_120 the compiler gives no warp more than all would have alike.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 1200
-constexpr int EARLY_BLOCKS = 14;
+constexpr int EARLY_BLOCKS = 12;
 #else
 constexpr int EARLY_BLOCKS = 16;
 #endif
@@ -43,6 +43,7 @@ struct Matvec : Config {
   static constexpr int RESIDUAL_STRIDE = isa::copy_stride(ROWS);
   static_assert(COLUMNS % 16 == 0, "columns must be a multiple of 16");
   static_assert(Config::POST == NormKind::NONE || EPILOGUE != Epilogue::RESIDUAL, "one operand cannot be two residuals");
+  static_assert(Config::POST == NormKind::NONE || Config::PROLOGUE != Prologue::MERGE, "one operand cannot be two inputs");
 
   __device__ static constexpr int first_block(int chunk) { return EVEN ? MAX_BLOCKS * chunk : BLOCKS * chunk / PARTS; }
   __device__ static constexpr int chunk_blocks(int chunk) { return EVEN ? MAX_BLOCKS : first_block(chunk + 1) - first_block(chunk); }

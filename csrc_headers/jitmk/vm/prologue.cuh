@@ -1,7 +1,7 @@
 // The prologues of a matvec that need to know all of its input before any of it can be used: LayerNorm, and the norm
 // behind the block before (POST). Each consumer warp fetches its slice; they meet once for each such norm.
 #pragma once
-#include "jitmk/vm/input.cuh"
+#include "jitmk/vm/merged_input.cuh"
 #include "jitmk/vm/moments.cuh"
 
 namespace jitmk::vm {
@@ -168,7 +168,9 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
 template <class M, class G>
 __device__ __forceinline__ float fetch_prologue(Consumer<G>& consumer, Instruction in, const u64* words, const float* norm, Input<M>& input) {
   float square_sum;
-  if constexpr (M::NEEDS_ALL)
+  if constexpr (M::PROLOGUE == Prologue::MERGE)
+    square_sum = 0, fetch_merged_input<M>(consumer, in, input);
+  else if constexpr (M::NEEDS_ALL)
     square_sum = fetch_normed_input<M>(consumer, in, words, input);
   else
     square_sum = fetch_input<M>(consumer, words, norm, input);

@@ -24,8 +24,13 @@ def attention_reduce(
     Returns:
         "output": [tokens, values of the units], bf16 values.
     """
-    heads, shape = unit_values(units, config.heads, 1), (len(partial), splits, config.heads)
-    values = partial.view(*shape, config.head_dim)[:, :, heads]
-    logarithms = lse.view(*shape, LSE_WORDS)[:, :, heads, :1]
+    merged = merge_splits(config.heads, splits, partial, lse)
+    return {"output": merged[:, unit_values(units, config.heads, 1)].flatten(1)}
+
+
+def merge_splits(heads: int, splits: int, partial: torch.Tensor, lse: torch.Tensor) -> torch.Tensor:
+    """The same for all heads: [tokens, heads, head_dim], bf16 values. Arguments are those of `attention_reduce`."""
+    values = partial.view(len(partial), splits, heads, -1)
+    logarithms = lse.view(len(lse), splits, heads, LSE_WORDS)[..., :1]
     weights = torch.exp2(logarithms - logarithms.amax(1, keepdim=True))
-    return {"output": to_bf16((weights * values).sum(1) / weights.sum(1)).flatten(1)}
+    return to_bf16((weights * values).sum(1) / weights.sum(1))

@@ -44,7 +44,8 @@ def matvec(
     """Some rows of a matrix-vector product, with prologue and epilogue.
 
     With a post-norm, x = fp32(residual + post_scale * norm(x)) first. Then y = W p(x) + bias, where p(x) is bf16(x)
-    without a norm; RMS makes it y = W bf16(x * norm) / sqrt(mean(x^2) + eps) + bias.
+    without a norm; RMS makes it y = W bf16(x * norm) / sqrt(mean(x^2) + eps) + bias. With the prologue MERGE, x is what
+    `merge_splits` makes of the splits.
 
     Args:
         config: shapes, and which parts there are.
@@ -100,7 +101,7 @@ def residual_sum(
 def _normed(
     config: MatvecConfig, x: torch.Tensor, vectors: MatvecVectors, sums: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor | float]:
-    if config.prologue is Prologue.NONE:
+    if config.prologue in (Prologue.NONE, Prologue.MERGE):
         return to_bf16(x), 1.0
     assert vectors.norm is not None, "the prologue needs the norm's weight"
     if config.prologue is Prologue.RMS:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from fractions import Fraction
 
 from jitmk.program.configs import MatvecConfig
 from jitmk.program.isa import Opcode
 from jitmk.program.packing import CONSUMER_WARPS, ceil_div
 from jitmk.program.program import Phase
-from jitmk.schedule.cost import unit_cost
+from jitmk.schedule.cost import attend_apart, unit_cost
 from jitmk.schedule.policies.base import Placement, PolicyInput, deal
 from jitmk.schedule.policies.listing import fill_levels
 
@@ -22,10 +21,6 @@ SHARE = 0.7
 """The part of an extra unit that is made up for. An SM that is done with one phase runs ahead into the next, but only
 as far as its ring goes. Simulated, and measured on an H200 (docs/performance.md)."""
 
-ATTENDING = Fraction(1, 6)
-"""The part of the SMs that may do nothing but attend. Of 132, 5 to 20 of them paid on an H200, 32 and 40 did not
-(docs/performance.md)."""
-
 
 class Level:
     """As `RoundRobin`, but a step waits for the slowest SM of each phase, and who will be slow is known beforehand.
@@ -36,7 +31,8 @@ class Level:
     - SMs that attend, or merge, come late to the projection behind. They get none of its units if nobody gets more
       for it.
     - Where units are a warp's own, a step takes the time that words take from SM to SM, and SMs have room for more
-      units at no expense. Then some attend and do nothing else, so that they are there when queries come.
+      units at no expense. Then some attend and do nothing else, so that they are there when queries come; or no more
+      than it takes to save the others a second round.
     """
 
     name = "level"
@@ -51,7 +47,7 @@ class Level:
                 if phase.variant.opcode in (Opcode.ATTENTION, Opcode.ATTENTION_REDUCE):
                     placed.append(deal(phase.units, attending))
                     continue
-                order = _without(set(attending), order, phase)
+                order = _without(set(attending), order, phase, attending)
             elif i > 0 and phases[i - 1].variant.opcode in (Opcode.ATTENTION, Opcode.ATTENTION_REDUCE):
                 order = _without({sm for sm, *_ in placed[-1]}, order, phase)
             extra = _extra_bytes(task, phase, phases[i + 1]) if i + 1 < len(phases) else 0.0
@@ -72,22 +68,24 @@ def _attending(task: PolicyInput) -> list[int]:
     phases = task.program.phases
     units = max((phase.units for phase in phases if phase.variant.opcode is Opcode.ATTENTION), default=0)
     narrow = any(_own_units(phase) for phase in phases)
-    return list(range(task.sms - units, task.sms)) if narrow and units <= ATTENDING * task.sms else []
+    return list(range(task.sms - units, task.sms)) if narrow and attend_apart(units, task.sms) else []
 
 
 def _own_units(phase: Phase) -> bool:
     return isinstance(phase.variant.config, MatvecConfig) and phase.variant.config.own_units
 
 
-def _without(busy: set[int], order: list[int], phase: Phase) -> list[int]:
+def _without(busy: set[int], order: list[int], phase: Phase, helpers: Sequence[int] = ()) -> list[int]:
     """The SMs that are not busy, if they can take all units without any of them needing longer than otherwise.
 
-    Units of consumer warps are computed side by side.
+    Units of consumer warps are computed side by side. If they cannot, `helpers` come last, where there are any.
     """
     idle = [sm for sm in order if sm not in busy]
     at_once = CONSUMER_WARPS if _own_units(phase) else 1
     rounds = [ceil_div(phase.units, at_once * max(1, len(sms))) for sms in (idle, order)]
-    return idle if idle and rounds[0] == rounds[1] else order
+    if idle and rounds[0] == rounds[1]:
+        return idle
+    return [*idle, *helpers] if helpers else order
 
 
 def _extra_bytes(task: PolicyInput, phase: Phase, following: Phase) -> float:

@@ -1,4 +1,4 @@
-"""ATTENTION and ATTENTION_REDUCE by themselves, on the host: head_dims, features, positions around edges, splits."""
+"""ATTENTION, ATTENTION_REDUCE and the projection that merges, on the host: head_dims, edges of tiles, splits."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from jitmk.model.spec import ModelSpec
+from jitmk.program.configs import MERGED_SPLITS
 from tests.support.megakernel_on_host import SMS, HostLauncher, compile_for_host
-from tests.support.op_kernels import ATTENTION_FEATURES, ATTENTION_SPECS
+from tests.support.op_kernels import ATTENTION_FEATURES, ATTENTION_SPECS, MERGING_SPECS
 from tests.support.op_runner import ARENA_WORDS, KV_FLAGS, OpRunner
 from tests.support.single_phases import ModelPhases
 from tests.support.single_reduce import check_attention_reduce
@@ -58,3 +59,10 @@ def test_splits_are_weighed_by_their_maxima(spec: ModelSpec, host_runners: HostR
     runner = host_runners[f"attention-{spec.head_dim}"]
     for splits, empty in ((2, []), (3, [0]), (17, list(range(1, 17)))):
         check_attention_reduce(runner, spec, splits, empty)
+
+
+@pytest.mark.parametrize("spec", MERGING_SPECS, ids=_name)
+def test_the_projection_merges_a_few_splits(spec: ModelSpec, host_runners: HostRunners) -> None:
+    runner, model = host_runners[f"attention-{spec.head_dim}"], ModelPhases(spec, CAPACITY, CPU)
+    for splits in range(2, MERGED_SPLITS + 1):
+        model.check(runner, ("layers.1.o_proj",), 0, splits=splits)

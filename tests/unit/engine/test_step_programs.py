@@ -27,7 +27,7 @@ def test_one_kernel_runs_every_number_of_splits(name: str, fused: bool) -> None:
     variants = kernel_variants(spec, fused)
     names = [variant.name for variant in variants]
     assert len(names) == len(set(names)), "names tell variants apart in errors and traces"
-    for splits in (1, 2, 3, 16):
+    for splits in (1, 2, 3, 4, 5, 16):
         assert set(lower(spec, splits, fused=fused).variants) <= set(variants)
 
 
@@ -66,9 +66,14 @@ def test_another_tuning_takes_over_at_once() -> None:
     assert prepared.for_context(50) is before
 
 
-def test_the_arena_holds_every_number_of_splits() -> None:
-    prepared = programs(ONE_SPLIT)
-    assert all(prepared.for_splits(n).program.arena_words <= prepared.largest_arena_words() for n in (1, 2, 3, 8))
+@pytest.mark.parametrize("sms", [2, 6, 10, 16])
+def test_the_arena_holds_every_number_of_splits(sms: int) -> None:
+    """Of 5 splits there is one copy of what each of 4 has two of."""
+    spec, arch = tiny_spec(num_heads=4), GpuArch.parse("sm_90a", sm_count=sms)
+    prepared = StepPrograms(spec, plan_weights(spec), arch, torch.device("cpu"), ONE_SPLIT)
+    words = [lower(spec, splits).arena_words for splits in split_ladder(spec, sms)]
+    assert max(words) == prepared.largest_arena_words()
+    assert sms != 10 or words[-1] < words[-2]
 
 
 def test_no_program_is_prepared_by_a_policy_that_does_not_exist() -> None:

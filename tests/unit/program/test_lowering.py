@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 from jitmk.errors import ConfigError
 from jitmk.model.spec import ModelSpec, NormKind
-from jitmk.program.configs import LSE_WORDS, MAX_GROUP, AttentionConfig, Epilogue, MatvecConfig, NormConfig, Prologue
+from jitmk.program.configs import (
+    LSE_WORDS,
+    MAX_GROUP,
+    MERGED_COLUMNS,
+    MERGED_SPLITS,
+    AttentionConfig,
+    Epilogue,
+    MatvecConfig,
+    NormConfig,
+    Prologue,
+)
 from jitmk.program.fusion import Fusion
 from jitmk.program.isa import NO_OPERAND, OPERANDS
 from jitmk.program.lowering import lower
@@ -29,19 +39,43 @@ def test_phases_of_a_layer() -> None:
     assert names == ["embed", *layer, "lm_head", "sample"]
 
 
-def test_splits_add_a_phase_that_merges() -> None:
+@pytest.mark.parametrize(("splits", "fusion"), [(3, Fusion(merge=False)), (MERGED_SPLITS + 1, Fusion())])
+def test_splits_add_a_phase_that_merges(splits: int, fusion: Fusion) -> None:
     spec = tiny_spec(num_layers=1)
-    program = lower(spec, splits=3)
+    program = lower(spec, splits, fused=fusion)
     names = [phase.name for phase in program.phases]
     assert names.index("layers.0.attention_reduce") == names.index("layers.0.attention") + 1
     attention, reduce = (phase_of(program, f"layers.0.attention{suffix}") for suffix in ("", "_reduce"))
-    assert attention.units == 2 * 3, "two key/value heads, three splits"
-    assert attention.variant == phase_of(lower(spec), "layers.0.attention").variant, "the same code as for one split"
+    assert attention.units == 2 * splits, "of two key/value heads"
+    one = phase_of(lower(spec, fused=fusion), "layers.0.attention")
+    assert attention.variant == one.variant, "the same code as for one split"
     partial, lse = attention.buffers["output"], attention.buffers["lse_out"]
-    assert (partial.kind, partial.values, partial.copies) == (BufferKind.BF16, 3 * spec.attention_size, 1)
-    assert (lse.kind, lse.values) == (BufferKind.FP32, 3 * spec.num_heads * LSE_WORDS)
+    assert (partial.kind, partial.values, partial.copies) == (BufferKind.BF16, splits * spec.attention_size, 1)
+    assert (lse.kind, lse.values, lse.copies) == (BufferKind.FP32, splits * spec.num_heads * LSE_WORDS, 1)
     assert (reduce.buffers["input"], reduce.buffers["lse"]) == (partial, lse)
     assert reduce.buffers["output"] == phase_of(program, "layers.0.o_proj").buffers["input"]
+
+
+@pytest.mark.parametrize("splits", [2, MERGED_SPLITS])
+def test_the_projection_behind_attention_merges_a_few_splits(splits: int) -> None:
+    spec = tiny_spec(num_layers=1)
+    program = lower(spec, splits)
+    assert [phase.name for phase in program.phases] == [phase.name for phase in lower(spec).phases]
+    attention, o_proj = phase_of(program, "layers.0.attention"), phase_of(program, "layers.0.o_proj")
+    assert (o_proj.buffers["input"], o_proj.buffers["lse"]) == (
+        attention.buffers["output"],
+        attention.buffers["lse_out"],
+    )
+    assert o_proj.splits == splits and o_proj.buffers["input"].copies == o_proj.buffers["lse"].copies == 2
+    config = o_proj.variant.config
+    assert isinstance(config, MatvecConfig) and config.prologue is Prologue.MERGE
+    assert (config.columns, config.heads) == (spec.attention_size, spec.num_heads)
+
+
+@pytest.mark.parametrize(("head_dim", "merged"), [(MERGED_COLUMNS // 4, True), (MERGED_COLUMNS // 4 + 16, False)])
+def test_splits_of_more_heads_than_its_registers_hold_have_a_phase(head_dim: int, merged: bool) -> None:
+    names = [phase.name for phase in lower(tiny_spec(head_dim=head_dim, num_heads=4), splits=2).phases]
+    assert ("layers.0.attention_reduce" not in names) == merged
 
 
 def layer_phases(name: str, layer: int = 1, **arguments: Any) -> list[str]:
@@ -175,7 +209,7 @@ def test_a_parallel_block_publishes_no_sum_that_nobody_reads() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(any_specs(), any_fusions(), st.sampled_from((1, 3)))
+@given(any_specs(), any_fusions(), st.sampled_from((1, 3, 5)))
 def test_any_combination_is_sound(spec: ModelSpec, fusion: Fusion, splits: int) -> None:
     program, plan = lower(spec, splits, fused=fusion), plan_weights(spec)
     verify_program(program)
@@ -189,14 +223,15 @@ def test_any_combination_is_sound(spec: ModelSpec, fusion: Fusion, splits: int) 
 
 
 @settings(max_examples=40, deadline=None)
-@given(any_specs(), any_fusions(), st.sampled_from((1, 3)))
+@given(any_specs(), any_fusions(), st.sampled_from((1, 3, 5)))
 def test_configs_know_the_copies_of_their_buffers(spec: ModelSpec, fusion: Fusion, splits: int) -> None:
     """Device code works out from its config alone where the copies of a buffer lie."""
     for phase in lower(spec, splits, fused=fusion).phases:
         config, buffers = phase.variant.config, phase.buffers
         output = buffers.get("output")
         if isinstance(config, AttentionConfig) and phase.splits > 1:
-            assert output is not None and output.copies == 1, "each split's output has one copy"
+            copies = config.output_copies if config.merged and phase.splits <= MERGED_SPLITS else 1
+            assert output is not None and output.copies == buffers["lse_out"].copies == copies, phase.name
         elif hasattr(config, "output_copies"):
             assert config.output_copies == (0 if output is None else output.copies), phase.name
         else:

@@ -37,6 +37,19 @@ def test_one_split_pays_for_as_long_as_was_measured(
     assert faster < second <= slower
 
 
+def test_narrow_models_have_two_splits_early_and_many_late() -> None:
+    """SmolLM2-360M, as measured: 2 splits are faster than one from 128 positions on, 4 from 384, 26 from 2300."""
+    spec = tiny_spec(hidden_size=960, num_heads=15, num_kv_heads=5, head_dim=64)
+    steps = choose_split_steps(spec, 132, 8192)
+    assert [splits for _, splits in steps[:3]] == [1, 2, 4] and steps[-1][1] == 26
+    assert 64 < steps[1][0] <= 160 and 300 < steps[2][0] <= 640 and 2000 < steps[-1][0] <= 2600
+
+
+def test_splits_may_be_chosen_among_some() -> None:
+    assert choose_splits(LLAMA_1B, 132, 8192, among=(1, 4)) == 4
+    assert choose_splits(LLAMA_1B, 132, 1, among=(2, 4)) == 2
+
+
 @settings(deadline=None)
 @given(
     st.sampled_from([LLAMA_1B, tiny_spec(), tiny_spec(num_heads=16, num_kv_heads=1), tiny_spec(num_kv_heads=4)]),

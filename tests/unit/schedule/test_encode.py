@@ -75,7 +75,7 @@ def test_operands_say_where_things_lie(name: str, fused: bool) -> None:
             for operand, number in phase.numbers.items():
                 assert operands.pop(operand) == number
             if "splits" in operands:
-                assert operands.pop("splits") == 3
+                assert operands.pop("splits") == phase.splits
             if "layer" in operands:
                 assert operands.pop("layer") == phase.layer
             for operand in ("candidate", "candidates"):

@@ -29,6 +29,8 @@ constexpr int RESIDUAL_OUT = 12;
 constexpr int CANDIDATE = 13;
 constexpr int POST_NORM = 14;
 constexpr int POST_NORM_BIAS = 15;
+constexpr int SPLITS = 16;
+constexpr int LSE = 17;
 }
 namespace attention {
 constexpr int LAYER = 5;
@@ -121,6 +123,8 @@ constexpr int BLOCK_BYTES = 512;
 constexpr int CHAINS = 4;
 constexpr int GRAIN_BYTES = 256;
 constexpr int LSE_WORDS = 4;
+constexpr int MERGED_SPLITS = 4;
+constexpr int REDUCED_SPLITS = 32;
 constexpr int ELEMENTWISE_VALUES = 256;
 constexpr int HOST_TOKENS = 4096;
 constexpr int NO_TOKEN = 2147483647;
@@ -274,6 +278,7 @@ struct Op1 {
     static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
     static constexpr float NORM_EPS = 0.000000000e+00f;
     static constexpr bool NORM_BIAS = false;
+    static constexpr int HEADS = 0;
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
@@ -301,6 +306,7 @@ struct Op1 {
     static constexpr vm::Prologue PROLOGUE = vm::Prologue::RMS;
     static constexpr float NORM_EPS = 1.000000000e-05f;
     static constexpr bool NORM_BIAS = false;
+    static constexpr int HEADS = 0;
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
@@ -328,6 +334,7 @@ struct Op1 {
     static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
     static constexpr float NORM_EPS = 0.000000000e+00f;
     static constexpr bool NORM_BIAS = false;
+    static constexpr int HEADS = 0;
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
@@ -370,6 +377,7 @@ struct Op2 {
     static constexpr vm::NormKind QK_NORM = vm::NormKind::NONE;
     static constexpr float QK_NORM_EPS = 0.000000000e+00f;
     static constexpr bool APPEND = true;
+    static constexpr bool MERGED = true;
   };
   using Shape = vm::Attention<Config>;
 
@@ -387,6 +395,7 @@ struct Op3 {
     static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
     static constexpr float NORM_EPS = 0.000000000e+00f;
     static constexpr bool NORM_BIAS = false;
+    static constexpr int HEADS = 0;
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
@@ -414,6 +423,7 @@ struct Op3 {
     static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
     static constexpr float NORM_EPS = 0.000000000e+00f;
     static constexpr bool NORM_BIAS = false;
+    static constexpr int HEADS = 0;
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
@@ -441,6 +451,7 @@ struct Op3 {
     static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
     static constexpr float NORM_EPS = 0.000000000e+00f;
     static constexpr bool NORM_BIAS = false;
+    static constexpr int HEADS = 0;
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
@@ -476,6 +487,7 @@ struct Op4 {
     static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
     static constexpr float NORM_EPS = 0.000000000e+00f;
     static constexpr bool NORM_BIAS = false;
+    static constexpr int HEADS = 0;
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
@@ -503,6 +515,7 @@ struct Op4 {
     static constexpr vm::Prologue PROLOGUE = vm::Prologue::RMS;
     static constexpr float NORM_EPS = 1.000000000e-05f;
     static constexpr bool NORM_BIAS = false;
+    static constexpr int HEADS = 0;
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
@@ -530,6 +543,7 @@ struct Op4 {
     static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
     static constexpr float NORM_EPS = 0.000000000e+00f;
     static constexpr bool NORM_BIAS = false;
+    static constexpr int HEADS = 0;
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
@@ -565,6 +579,7 @@ struct Op5 {
     static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
     static constexpr float NORM_EPS = 0.000000000e+00f;
     static constexpr bool NORM_BIAS = false;
+    static constexpr int HEADS = 0;
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
@@ -592,6 +607,7 @@ struct Op5 {
     static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
     static constexpr float NORM_EPS = 0.000000000e+00f;
     static constexpr bool NORM_BIAS = false;
+    static constexpr int HEADS = 0;
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
@@ -619,6 +635,7 @@ struct Op5 {
     static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
     static constexpr float NORM_EPS = 0.000000000e+00f;
     static constexpr bool NORM_BIAS = false;
+    static constexpr int HEADS = 0;
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
@@ -654,6 +671,7 @@ struct Op6 {
     static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
     static constexpr float NORM_EPS = 0.000000000e+00f;
     static constexpr bool NORM_BIAS = false;
+    static constexpr int HEADS = 0;
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
@@ -681,6 +699,7 @@ struct Op6 {
     static constexpr vm::Prologue PROLOGUE = vm::Prologue::RMS;
     static constexpr float NORM_EPS = 0.000000000e+00f;
     static constexpr bool NORM_BIAS = false;
+    static constexpr int HEADS = 0;
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
@@ -708,6 +727,7 @@ struct Op6 {
     static constexpr vm::Prologue PROLOGUE = vm::Prologue::RMS;
     static constexpr float NORM_EPS = 1.000000000e-05f;
     static constexpr bool NORM_BIAS = false;
+    static constexpr int HEADS = 0;
     static constexpr vm::NormKind POST = vm::NormKind::NONE;
     static constexpr bool POST_BIAS = false;
     static constexpr float POST_SCALE = 1.000000000e+00f;
@@ -741,8 +761,100 @@ struct Op7 {
   __device__ __forceinline__ static void store(vm::Storer<Geometry>&, vm::Instruction) {}
 };
 
-// attention_reduce
+// o_proj_merge
 struct Op8 {
+  struct LoadConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 384;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr int HEADS = 0;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int INPUT_SPREAD = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int CHUNK_LIMIT = 3;
+    static constexpr bool OWN_UNITS = false;
+    static constexpr bool LONE_UNITS = false;
+    static constexpr bool BEHIND_OWN_UNITS = false;
+    static constexpr int BLOCKS = 2;
+    static constexpr int CHUNKS = 1;
+    static constexpr bool INPUT_IN_SHARED = false;
+  };
+  struct ConsumeConfig {
+    static constexpr int ROWS = 0;
+    static constexpr int COLUMNS = 384;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::STORE;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::MERGE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr int HEADS = 6;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
+    static constexpr bool BIAS = false;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 2;
+    static constexpr int INPUT_SPREAD = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 1;
+    static constexpr int CHUNK_LIMIT = 3;
+    static constexpr bool OWN_UNITS = false;
+    static constexpr bool LONE_UNITS = true;
+    static constexpr bool BEHIND_OWN_UNITS = false;
+    static constexpr int BLOCKS = 2;
+    static constexpr int CHUNKS = 1;
+    static constexpr bool INPUT_IN_SHARED = false;
+  };
+  struct StoreConfig {
+    static constexpr int ROWS = 64;
+    static constexpr int COLUMNS = 0;
+    static constexpr vm::Epilogue EPILOGUE = vm::Epilogue::RESIDUAL;
+    static constexpr vm::Prologue PROLOGUE = vm::Prologue::NONE;
+    static constexpr float NORM_EPS = 0.000000000e+00f;
+    static constexpr bool NORM_BIAS = false;
+    static constexpr int HEADS = 0;
+    static constexpr vm::NormKind POST = vm::NormKind::NONE;
+    static constexpr bool POST_BIAS = false;
+    static constexpr float POST_SCALE = 1.000000000e+00f;
+    static constexpr bool POST_SUM = false;
+    static constexpr bool BIAS = true;
+    static constexpr vm::Activation ACTIVATION = vm::Activation::NONE;
+    static constexpr float SCALE = 1.000000000e+00f;
+    static constexpr float SOFT_CAP = 0.000000000e+00f;
+    static constexpr int INPUT_COPIES = 1;
+    static constexpr int INPUT_SPREAD = 1;
+    static constexpr int RESIDUAL_COPIES = 1;
+    static constexpr int OUTPUT_COPIES = 2;
+    static constexpr int CHUNK_LIMIT = 3;
+    static constexpr bool OWN_UNITS = false;
+    static constexpr bool LONE_UNITS = false;
+    static constexpr bool BEHIND_OWN_UNITS = false;
+    static constexpr int BLOCKS = 0;
+    static constexpr int CHUNKS = 0;
+    static constexpr bool INPUT_IN_SHARED = false;
+  };
+
+  __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) { vm::load_matvec<vm::Matvec<LoadConfig>>(loader, in); }
+  __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) { vm::consume_matvec<vm::Matvec<ConsumeConfig>>(consumer, in); }
+  __device__ __forceinline__ static void store(vm::Storer<Geometry>& storer, vm::Instruction in) { vm::store_matvec<vm::Matvec<StoreConfig>>(storer, in); }
+};
+
+// attention_reduce
+struct Op9 {
   struct Config {
     static constexpr int HEADS = 6;
     static constexpr int HEAD_DIM = 64;
@@ -758,7 +870,7 @@ struct Op8 {
 struct Ops {
   __device__ __forceinline__ static void load(vm::Loader<Geometry>& loader, vm::Instruction in) {
     const u32 bit = static_cast<u32>(1) << in.variant;
-    if (bit & 0x1f) {
+    if (bit & 0x11f) {
       if (bit & 0x13) {
         if (bit & 0x1) {
           Op0::load(loader, in);
@@ -783,7 +895,7 @@ struct Ops {
         if (bit & 0x80) {
           Op7::load(loader, in);
         } else {
-          Op8::load(loader, in);
+          Op9::load(loader, in);
         }
       }
     }
@@ -791,7 +903,7 @@ struct Ops {
 
   __device__ __forceinline__ static void consume(vm::Consumer<Geometry>& consumer, vm::Instruction in) {
     const u32 bit = static_cast<u32>(1) << in.variant;
-    if (bit & 0xf) {
+    if (bit & 0x1f) {
       if (bit & 0x3) {
         if (bit & 0x1) {
           Op0::consume(consumer, in);
@@ -802,24 +914,28 @@ struct Ops {
         if (bit & 0x4) {
           Op2::consume(consumer, in);
         } else {
-          Op3::consume(consumer, in);
+          if (bit & 0x8) {
+            Op3::consume(consumer, in);
+          } else {
+            Op4::consume(consumer, in);
+          }
         }
       }
     } else {
-      if (bit & 0x30) {
-        if (bit & 0x10) {
-          Op4::consume(consumer, in);
-        } else {
+      if (bit & 0x60) {
+        if (bit & 0x20) {
           Op5::consume(consumer, in);
+        } else {
+          Op6::consume(consumer, in);
         }
       } else {
-        if (bit & 0x40) {
-          Op6::consume(consumer, in);
+        if (bit & 0x80) {
+          Op7::consume(consumer, in);
         } else {
-          if (bit & 0x80) {
-            Op7::consume(consumer, in);
-          } else {
+          if (bit & 0x100) {
             Op8::consume(consumer, in);
+          } else {
+            Op9::consume(consumer, in);
           }
         }
       }
@@ -839,8 +955,8 @@ struct Ops {
         }
       }
     } else {
-      if (bit & 0x68) {
-        if (bit & 0x28) {
+      if (bit & 0x168) {
+        if (bit & 0x128) {
           Op3::store(storer, in);
         } else {
           Op6::store(storer, in);
@@ -849,7 +965,7 @@ struct Ops {
         if (bit & 0x80) {
           Op7::store(storer, in);
         } else {
-          Op8::store(storer, in);
+          Op9::store(storer, in);
         }
       }
     }

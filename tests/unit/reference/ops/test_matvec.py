@@ -90,7 +90,7 @@ def test_a_layer_norm_is_applied_before_the_product() -> None:
     assert close(plain, truth(to_bf16(normed), w), 1e-5)
 
 
-@pytest.mark.parametrize("prologue", Prologue)
+@pytest.mark.parametrize("prologue", [Prologue.NONE, Prologue.RMS, Prologue.LAYER])
 @pytest.mark.parametrize("post", NormKind)
 def test_a_post_norm_makes_the_residual_first(post: NormKind, prologue: Prologue) -> None:
     """What RESIDUAL_NORM_ADD publishes is what the prologue goes on with."""

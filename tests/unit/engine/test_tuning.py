@@ -28,7 +28,7 @@ GOOD: dict[str, Any] = {
     "window_ahead": 2,
     "first_look": 0,
     "policy": "wave",
-    "split_steps": [[0, 1], [100, 3], [500, 16]],
+    "split_steps": [[0, 1], [100, 2], [500, 16]],
 }
 KERNEL = "ab" * 32
 
@@ -70,7 +70,7 @@ def test_narrow_models_may_look_later() -> None:
 
 
 def test_json_comes_back() -> None:
-    assert parse_tuning(GOOD, SPEC, H200) == Tuning(2, 2, 0, "wave", ((0, 1), (100, 3), (500, 16)))
+    assert parse_tuning(GOOD, SPEC, H200) == Tuning(2, 2, 0, "wave", ((0, 1), (100, 2), (500, 16)))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_json_comes_back() -> None:
         ({"policy": "dice"}, "policy = 'dice' is not possible; allowed is level, round_robin, "),
         ({"policy": 3}, "policy = 3"),
         ({"policy": ["wave"]}, "policy = "),
-        ({"split_steps": [[0, 5]]}, "5 splits are not possible here; allowed is 1, 2, 3, 4, 6, 8, 12, 16"),
+        ({"split_steps": [[0, 5]]}, "5 splits are not possible here; allowed is 1, 2, 4, 6, 8, 12, 16"),
         ({"split_steps": [[0, 32]]}, "32 splits"),
         ({"split_steps": [[1, 1]]}, "begin with 0 and grow"),
         ({"split_steps": [[0, 1], [500, 2], [400, 4]]}, "begin with 0 and grow"),

@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from jitmk.program.configs import Epilogue
 from tests.support.megakernel_on_host import LIBRARY, SMS, HostLauncher, compile_for_host
 from tests.support.model_on_host import HostModel
 from tests.support.op_kernels import KERNELS, OpKernel, barrier_kernel
 from tests.support.op_runner import ARENA_WORDS, KV_FLAGS, OpRunner
+from tests.support.phases import matvec_variant
+
+WIDEST = matvec_variant(512, 14336, Epilogue.RESIDUAL)
+"""Beside it a kernel for sm_120a has room for a ring of three chunks."""
 
 
 class HostRunners:

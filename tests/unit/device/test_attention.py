@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,13 @@ import torch
 
 from jitmk.model.spec import ModelSpec
 from jitmk.program.configs import MERGED_SPLITS
+from jitmk.program.program import Variant
 from tests.support.megakernel_on_host import SMS, HostLauncher, compile_for_host
 from tests.support.op_kernels import ATTENTION_FEATURES, ATTENTION_SPECS, MERGING_SPECS
 from tests.support.op_runner import ARENA_WORDS, KV_FLAGS, OpRunner
 from tests.support.single_phases import ModelPhases
 from tests.support.single_reduce import check_attention_reduce
-from tests.unit.device.conftest import HostRunners, host_kernel
+from tests.unit.device.conftest import WIDEST, HostRunners, host_kernel
 
 CAPACITY = 160
 CPU = torch.device("cpu")
@@ -31,10 +33,14 @@ def test_over_the_cache_and_the_new_token(spec: ModelSpec, host_runners: HostRun
         model.check(runner, ("layers.1.attention",), position, splits=splits)
 
 
-@pytest.mark.parametrize(("arch", "head_dim"), [("sm_90a", 128), ("sm_120a", 128), ("sm_120a", 256)])
-def test_more_tiles_than_the_ring_holds(arch: str, head_dim: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arch", "head_dim", "beside"),
+    [("sm_90a", 128, ()), ("sm_120a", 128, ()), ("sm_120a", 256, ()), ("sm_120a", 128, (WIDEST,))],
+)
+def test_more_tiles_than_the_ring_holds(arch: str, head_dim: int, beside: tuple[Variant, ...], tmp_path: Path) -> None:
     """On sm_120a the ring is shorter than the way from one of a warp's tiles to its next (TileChunks)."""
     kernel = host_kernel(f"attention-{head_dim}")
+    kernel = replace(kernel, variants=(*kernel.variants, *beside))
     library = compile_for_host(kernel.variants, kernel.spec, tmp_path / "kernel", arch=arch)
     launcher = HostLauncher(library, arena_words=ARENA_WORDS, kv_flags=KV_FLAGS)
     model = ModelPhases(next(s for s in ATTENTION_SPECS if s.head_dim == head_dim), 640, CPU)

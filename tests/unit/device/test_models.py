@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from jitmk.arch import GpuArch
+from jitmk.codegen import ring_chunks
 from jitmk.engine.backend import DeviceSampling
 from jitmk.engine.philox import gumbel
 from jitmk.program.barriers import with_barriers
@@ -15,10 +18,10 @@ from jitmk.reference.machine import ReferenceMachine
 from jitmk.reference.weights import ReferenceWeights
 from tests.support.closeness import assert_close
 from tests.support.features import FEATURES
-from tests.support.megakernel_on_host import SMS
+from tests.support.megakernel_on_host import SMS, compile_for_host
 from tests.support.model_on_host import HostModel
 from tests.support.op_kernels import with_no_ops
-from tests.unit.device.conftest import HostRunners, host_kernel
+from tests.unit.device.conftest import WIDEST, HostRunners, host_kernel
 
 # From the last positions of a tile to the first of the next, past most windows of FEATURES.
 START, IDS = 14, [5, 80, 13, 100]
@@ -47,6 +50,20 @@ def test_steps_of_a_launch(name: str, fused: bool, host_runners: HostRunners) ->
     actual = model.forced_logits(whole, IDS[:3], START), model.forced_logits(split, IDS[3:], START + 3)
     for i, (row, truth) in enumerate(zip(torch.cat(actual), expected, strict=True)):
         assert_close("phase of a model", row, truth, f"logits of step {i}")
+
+
+@pytest.mark.parametrize("name", ["plain", "sandwich", "learned-positions"])
+def test_steps_with_a_ring_of_three_chunks(name: str, tmp_path: Path) -> None:
+    kernel = host_kernel(f"features-{name}")
+    variants = (*kernel.variants, WIDEST)
+    arch = GpuArch.parse("sm_120a")
+    assert ring_chunks(variants, arch) == 3
+    library = compile_for_host(variants, kernel.spec, tmp_path / "kernel", arch=arch.name)
+    model = HostModel(kernel.spec, library, variants)
+    for splits in (1, 3, 5):
+        actual = model.forced_logits(model.prepare(lower(model.spec, splits)), IDS, START)
+        for row, truth in zip(actual, _reference_logits(model, IDS, START, True), strict=True):
+            assert_close("phase of a model", row, truth, f"logits with {splits} splits")
 
 
 def test_turns_do_not_matter(host_runners: HostRunners) -> None:

@@ -62,10 +62,13 @@ def test_more_splits_than_tiles(spec: ModelSpec, op_runners: OpRunners) -> None:
             model.check(runner, (f"layers.{LAYER}.attention",), position, splits=splits)
 
 
-@pytest.mark.parametrize("spec", [ATTENTION_SPECS[2], ATTENTION_SPECS[-1]], ids=_name)
-@pytest.mark.parametrize("splits", [5, 9])
-def test_split_and_merged_is_whole(spec: ModelSpec, splits: int, op_runners: OpRunners) -> None:
-    """ATTENTION and ATTENTION_REDUCE in one launch give what one split gives."""
+@pytest.mark.parametrize(
+    ("which", "splits"), [(2, MERGED_SPLITS + 1), (2, 9), (-1, 2), (-1, 5)], ids=lambda number: str(number)
+)
+def test_split_and_merged_is_whole(which: int, splits: int, op_runners: OpRunners) -> None:
+    """ATTENTION and ATTENTION_REDUCE in one launch give what one split gives; the last model has no other merge."""
+    spec = ATTENTION_SPECS[which]
+    assert splits > MERGED_SPLITS or spec not in MERGING_SPECS
     runner = op_runners[f"attention-{spec.head_dim}"]
     model = ModelPhases(spec, CAPACITY, runner.device)
     names = [f"layers.{LAYER}.attention"]

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from jitmk.model.spec import NormKind, QkNorm, QkNormScope
-from jitmk.program.fusion import FUSED, UNFUSED
+from jitmk.program.configs import MERGED_SPLITS
+from jitmk.program.fusion import FUSED, UNFUSED, Fusion
+from jitmk.program.program import NARROW
 from tests.support.tiny import tiny_spec
 
 
@@ -24,3 +26,10 @@ def test_post_norms_need_one_reader_with_a_prologue() -> None:
     assert FUSED.possible(tiny_spec(post_norm=True)).post_norm
     assert not FUSED.possible(tiny_spec(post_norm=True, parallel=True)).post_norm
     assert not replace(FUSED, norm=False).possible(tiny_spec(post_norm=True)).post_norm
+
+
+@pytest.mark.parametrize(("hidden", "splits"), [(NARROW, MERGED_SPLITS), (NARROW + 16, 1)])
+def test_projections_of_narrow_models_merge_splits(hidden: int, splits: int) -> None:
+    spec = tiny_spec(hidden_size=hidden)
+    assert Fusion.of(spec, True).merged_splits == Fusion.of(spec, Fusion(norm=False)).merged_splits == splits
+    assert Fusion.of(spec, False).merged_splits == 1

@@ -12,7 +12,7 @@ import torch
 from jitmk.arch import GpuArch
 from jitmk.codegen.abi import Wait, WarpRecord
 from jitmk.model.spec import ModelSpec
-from jitmk.program.configs import MERGED_SPLITS, SampleConfig
+from jitmk.program.configs import SampleConfig
 from jitmk.program.fusion import Fusion
 from jitmk.program.isa import HEADER, Instruction, Opcode
 from jitmk.program.lowering import lower
@@ -35,7 +35,8 @@ def kernel_variants(spec: ModelSpec, fused: bool | Fusion = True) -> tuple[Varia
         fused: as for `lower`.
     """
     variants: list[Variant] = []
-    for splits in (1, MERGED_SPLITS, MERGED_SPLITS + 1):
+    merged = Fusion.of(spec, fused).merged_splits
+    for splits in sorted({1, merged, merged + 1}):
         variants += [variant for variant in lower(spec, splits, fused=fused).variants if variant not in variants]
     return tuple(variants)
 
@@ -148,7 +149,8 @@ class StepPrograms:
         """Words of the program that needs most of them: the one with the most splits, or with the most that have
         several copies."""
         most = max(split_ladder(self._spec, self._arch.sm_count))
-        largest = {most, min(most, MERGED_SPLITS)}
+        merged = Fusion.of(self._spec, self._fused).merged_splits
+        largest = {most, min(most, merged)} if merged > 1 else {most}
         return max(lower(self._spec, splits, fused=self._fused).arena_words for splits in largest)
 
     def for_context(self, context: int) -> DeviceProgram:

@@ -10,7 +10,6 @@ from jitmk.program.builder import ProgramBuilder
 from jitmk.program.configs import (
     ELEMENTWISE_VALUES,
     MAX_GROUP,
-    MERGED_SPLITS,
     AttentionConfig,
     AttentionReduceConfig,
     CopyConfig,
@@ -119,7 +118,7 @@ def _attend(
     prefix = f"layers.{layer}."
     config = _attention_config(spec, fusion, layer, copies)
     norms = {} if config.qk_norm is None else {"q_norm": prefix + "q_norm", "k_norm": prefix + "k_norm"}
-    merged = fusion.merge and splits <= MERGED_SPLITS
+    merged = splits <= fusion.merged_splits  # one has nothing to merge
     if splits == 1:
         attended = ProjectionInput(b.heads(prefix + "attention.output", spec.attention_size, copies))
     else:
@@ -141,7 +140,7 @@ def _attend(
         numbers=_attention_numbers(spec, layer, config),
         splits=splits,
     )
-    if splits == 1 or merged:
+    if merged:
         return attended
     output = b.heads(prefix + "attention.output", spec.attention_size, copies)
     name, opcode = prefix + "attention_reduce", Opcode.ATTENTION_REDUCE

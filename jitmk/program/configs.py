@@ -2,8 +2,8 @@
 
 Everywhere, `output_copies` is how often a word of the bf16 output is published (0: there is none), and
 `residual_copies` how often one of the fp32 residual that goes with it. A matvec's inputs are polled in copy
-`sm mod copies`; every other read is of copy 0. A buffer with several copies is as long as its writer's config says,
-which is what the words from one copy to the next follow from.
+`sm mod copies`; every other read is of copy 0. A buffer with several copies is as long as its writer's config says, of
+attention times the operand `splits`, which is what the words from one copy to the next follow from.
 """
 
 from __future__ import annotations

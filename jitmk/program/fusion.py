@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from jitmk.model.spec import ModelSpec, QkNormScope
-from jitmk.program.configs import MERGED_COLUMNS
+from jitmk.program.configs import MERGED_COLUMNS, MERGED_SPLITS
 from jitmk.program.program import NARROW
 
 
@@ -30,6 +30,16 @@ class Fusion:
     merge: bool = True
     activation: bool = True
     residual: bool = True
+
+    @classmethod
+    def of(cls, spec: ModelSpec, wanted: bool | Fusion) -> Fusion:
+        """What of `wanted` the device code can do for a model: True is all, False nothing."""
+        return (wanted if isinstance(wanted, Fusion) else FUSED if wanted else UNFUSED).possible(spec)
+
+    @property
+    def merged_splits(self) -> int:
+        """Into how many parts attention may split the context before they have to be merged by a phase of its own."""
+        return MERGED_SPLITS if self.merge else 1
 
     def possible(self, spec: ModelSpec) -> Fusion:
         """What of this the device code can do for a model.

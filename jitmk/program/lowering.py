@@ -23,7 +23,7 @@ from jitmk.program.configs import (
     ResidualNormAddConfig,
     SampleConfig,
 )
-from jitmk.program.fusion import FUSED, UNFUSED, Fusion
+from jitmk.program.fusion import Fusion
 from jitmk.program.isa import Opcode
 from jitmk.program.packing import UNIT_ROWS, ceil_div
 from jitmk.program.program import Buffer, BufferKind, Program, word_spread
@@ -50,9 +50,8 @@ def lower(spec: ModelSpec, splits: int = 1, tokens: int = 1, fused: bool | Fusio
         raise ConfigError(f"a batch of {tokens} sequences is not supported; the batch is 1")
     if splits < 1:
         raise ConfigError(f"splits = {splits}; attention needs at least one")
-    wanted = fused if isinstance(fused, Fusion) else FUSED if fused else UNFUSED
     builder = ProgramBuilder(tokens, word_spread(spec.hidden_size))
-    return _Lowering(spec, wanted.possible(spec), builder, splits, chunk_limit(spec)).program()
+    return _Lowering(spec, Fusion.of(spec, fused), builder, splits, chunk_limit(spec)).program()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from jitmk.program.chunks import chunk_limit
 from jitmk.program.configs import (
     ELEMENTWISE_VALUES,
     MAX_GROUP,
-    MERGED_SPLITS,
     REDUCED_SPLITS,
     AttentionConfig,
     AttentionReduceConfig,
@@ -24,7 +23,7 @@ from jitmk.program.configs import (
     MatvecConfig,
     SampleConfig,
 )
-from jitmk.program.fusion import FUSED
+from jitmk.program.fusion import Fusion
 from jitmk.program.kv_layout import TILE_POSITIONS, KvLayout
 from jitmk.program.packing import CHUNK_LIMIT, UNIT_ROWS, ceil_div
 from jitmk.program.program import MAX_CANDIDATES, NARROW, Phase
@@ -115,7 +114,8 @@ class SplitCosts:
 NARROW_COSTS = SplitCosts(0.13, 1.1, 0.01 / 1024)
 WIDE_COSTS = SplitCosts(0.0, 0.92, 0.058 / 1024)
 """Of models up to `NARROW`, and of wider ones, whose projections merge nothing. These and the following are fitted to
-steps of nine models at 32 to 8192 positions with 1 to 26 splits on an H200 (docs/performance.md)."""
+steps on an H200: of four narrow models at 32 to 8192 positions with 1 to 26 splits, and of five models at 128 to 8192
+with 1 to 16 (docs/performance.md)."""
 TILE_BYTES_PER_US = 64_000.0
 """How fast one of several SMs gets through its part of a head's old keys and values."""
 LONE_TILE_BYTES_PER_US = 76_000.0
@@ -166,7 +166,7 @@ def choose_splits(spec: ModelSpec, sms: int, context: int) -> int:
         A member of `split_ladder(spec, sms)`; the smallest of those that are equally fast.
     """
     layout, narrow = KvLayout(spec.head_dim), spec.hidden_size <= NARROW
-    costs, merged = NARROW_COSTS if narrow else WIDE_COSTS, MERGED_SPLITS if FUSED.possible(spec).merge else 1
+    costs, merged = NARROW_COSTS if narrow else WIDE_COSTS, Fusion.of(spec, True).merged_splits
     windows = Counter(layer.window for layer in spec.layers)
     tiles = [(layout.tiles(min(context, window or context)), layers) for window, layers in windows.items()]
 

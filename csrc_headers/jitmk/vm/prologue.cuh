@@ -1,5 +1,5 @@
-// The prologues of a matvec that need to know all of its input before any of it can be used: LayerNorm, and the norm
-// behind the block before (POST). Each consumer warp fetches its slice; they meet once for each such norm.
+// The prologues of a matvec: here those that need to know all of its input before any of it can be used, LayerNorm and the
+// norm behind the block before (POST). Each consumer warp fetches its slice; they meet once for each such norm.
 #pragma once
 #include "jitmk/vm/merged_input.cuh"
 #include "jitmk/vm/moments.cuh"
@@ -163,8 +163,8 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
   return square_sum;
 }
 
-// The slice of M's input that belongs to this warp, after M's prologue. norm: the weight of the prologue RMS. Returns as the
-// two above.
+// The slice of M's input that belongs to this warp, after M's prologue. norm: the weight of the prologue RMS. Returns this
+// lane's share of the sum of squares that the prologue RMS applies to the dot products.
 template <class M, class G>
 __device__ __forceinline__ float fetch_prologue(Consumer<G>& consumer, Instruction in, const u64* words, const float* norm, Input<M>& input) {
   float square_sum;

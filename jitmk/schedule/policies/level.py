@@ -47,9 +47,9 @@ class Level:
                 if phase.variant.opcode in (Opcode.ATTENTION, Opcode.ATTENTION_REDUCE):
                     placed.append(deal(phase.units, attending))
                     continue
-                order = _without(set(attending), order, phase, attending)
+                order = _without(attending, order, phase, helping=True)
             elif i > 0 and phases[i - 1].variant.opcode in (Opcode.ATTENTION, Opcode.ATTENTION_REDUCE):
-                order = _without({sm for sm, *_ in placed[-1]}, order, phase)
+                order = _without([sm for sm, *_ in placed[-1]], order, phase, helping=False)
             extra = _extra_bytes(task, phase, phases[i + 1]) if i + 1 < len(phases) else 0.0
             if extra > 0:
                 # The next phase is dealt from the same SM on: its extra units fall to the first.
@@ -75,17 +75,18 @@ def _own_units(phase: Phase) -> bool:
     return isinstance(phase.variant.config, MatvecConfig) and phase.variant.config.own_units
 
 
-def _without(busy: set[int], order: list[int], phase: Phase, helpers: Sequence[int] = ()) -> list[int]:
+def _without(busy: Sequence[int], order: list[int], phase: Phase, *, helping: bool) -> list[int]:
     """The SMs that are not busy, if they can take all units without any of them needing longer than otherwise.
 
-    Units of consumer warps are computed side by side. If they cannot, `helpers` come last, where there are any.
+    Units of consumer warps are computed side by side. If they cannot, busy ones have their turn like all, or come last
+    if they are only `helping`.
     """
     idle = [sm for sm in order if sm not in busy]
     at_once = CONSUMER_WARPS if _own_units(phase) else 1
     rounds = [ceil_div(phase.units, at_once * max(1, len(sms))) for sms in (idle, order)]
     if idle and rounds[0] == rounds[1]:
         return idle
-    return [*idle, *helpers] if helpers else order
+    return [*idle, *busy] if helping else order
 
 
 def _extra_bytes(task: PolicyInput, phase: Phase, following: Phase) -> float:

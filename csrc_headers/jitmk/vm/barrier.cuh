@@ -20,13 +20,10 @@ __device__ __forceinline__ void consume_barrier(Consumer<G>& consumer, Instructi
     if (context.lane == 0) ptx::store_relaxed_gpu(words + unit, make_word(0, epoch));
     for (int first = 0; first < B::ARRIVALS; first += WARP_LANES) {
       const int i = first + context.lane;
-      while (true) {
-        // A later epoch: that SM has seen all arrive, and is in a later step.
-        const u32 seen = i < B::ARRIVALS ? word_epoch(ptx::load_relaxed_gpu(words + i)) : epoch;
-        if (__all_sync(ALL_LANES, static_cast<int>(seen - epoch) >= 0)) break;
-        context.begin_wait(Wait::BARRIER, first);
-        context.leave_if_told();
-      }
+      u32 seen;
+      const auto ask = [&] { seen = i < B::ARRIVALS ? word_epoch(ptx::load_relaxed_gpu(words + i)) : epoch; };
+      // A later epoch: that SM has seen all arrive, and is in a later step.
+      poll(context, Wait::BARRIER, first, ask, [&] { return static_cast<int>(seen - epoch) >= 0; });
     }
     ptx::fence_gpu();
   }

@@ -128,6 +128,16 @@ __device__ __forceinline__ void wait_barrier(const Context<G>& context, ptx::Bar
   }
 }
 
+// Looks for words until they are there: ask() begins a lane's loads, have_come() looks at what they brought. All loads of a
+// look are in flight before the first is looked at. Every lane of the warp calls this.
+template <class G, class Ask, class HaveCome>
+__device__ __forceinline__ void poll(const Context<G>& context, Wait wait, u32 index, Ask ask, HaveCome have_come) {
+  do {
+    ask();
+    context.while_polling(wait, index);
+  } while (!__all_sync(ALL_LANES, have_come()));
+}
+
 // COUNT words a lane, as they are now; those that are not wanted carry `epoch`, and 0.
 template <int COUNT>
 __device__ __forceinline__ void look_at_words(const u64* const (&word)[COUNT], const bool (&wanted)[COUNT], u32 epoch, u64 (&w)[COUNT]) {
@@ -135,7 +145,7 @@ __device__ __forceinline__ void look_at_words(const u64* const (&word)[COUNT], c
   for (int i = 0; i < COUNT; i++) w[i] = wanted[i] ? ptx::load_relaxed_gpu(word[i]) : make_word(0, epoch);
 }
 
-// Whether the words of all lanes carry `epoch`.
+// Whether this lane's words carry `epoch`.
 template <int COUNT>
 __device__ __forceinline__ bool are_there(const u64 (&w)[COUNT], u32 epoch, u32 (&payload)[COUNT]) {
   bool ready = true;
@@ -144,7 +154,7 @@ __device__ __forceinline__ bool are_there(const u64 (&w)[COUNT], u32 epoch, u32 
     ready &= word_epoch(w[i]) == epoch;
     payload[i] = word_payload(w[i]);
   }
-  return __all_sync(ALL_LANES, ready);
+  return ready;
 }
 
 // COUNT words a lane, polled until all that are `wanted` carry `epoch`; the payload of an unwanted one is 0. Every
@@ -155,12 +165,8 @@ __device__ __forceinline__ void wait_words(const Context<G>& context, const u64*
   bool all_alike[COUNT];
 #pragma unroll
   for (bool& one : all_alike) one = wanted;
-  while (true) {
-    u64 w[COUNT];
-    look_at_words(word, all_alike, epoch, w);
-    context.while_polling(wait, index);
-    if (are_there(w, epoch, payload)) return;
-  }
+  u64 w[COUNT];
+  poll(context, wait, index, [&] { look_at_words(word, all_alike, epoch, w); }, [&] { return are_there(w, epoch, payload); });
 }
 
 // The same with something to be done while the first look is on its way.
@@ -175,7 +181,7 @@ __device__ __forceinline__ void wait_words(const Context<G>& context, const u64*
   meanwhile();
   while (true) {
     context.while_polling(wait, index);
-    if (are_there(w, epoch, payload)) return;
+    if (__all_sync(ALL_LANES, are_there(w, epoch, payload))) return;
     look_at_words(word, wanted, epoch, w);
   }
 }

@@ -44,8 +44,8 @@ class Input {
 // The slice of M's input that belongs to this warp, multiplied with the norm's weight if M has one. Returns this lane's
 // share of the sum of squares (before that weight).
 //
-// Two words (4 values) are one load, and all loads of a group are in flight before the first is looked at: the wait
-// for an activation is the critical path of a step.
+// Two words (4 values) are one load, and many loads are in flight together: the wait for an activation is the critical path
+// of a step.
 template <class M, class G, class In>
 __device__ __forceinline__ float fetch_input(Consumer<G>& consumer, const u64* words, const float* norm, In& input) {
   constexpr int PAIRS = M::SLICE_COLUMNS / 4;  // of words, in a slice
@@ -78,20 +78,21 @@ __device__ __forceinline__ float fetch_input(Consumer<G>& consumer, const u64* w
       w[i] = {make_word(0, epoch), make_word(0, epoch)};
       missing[i] = g + i < PER_LANE && local < PAIRS && pair * 4 < M::COLUMNS;
     }
-    while (true) {
+    const auto ask = [&] {
 #pragma unroll
-      for (int i = 0; i < GROUP; i++) {
+      for (int i = 0; i < GROUP; i++)
         if (missing[i]) w[i] = ptx::load_relaxed_gpu_pair(mine + isa::spread_word(2 * WARP_LANES, M::INPUT_SPREAD) * (g + i));
-      }
-      context.while_polling(Wait::INPUT, first + g * WARP_LANES);
+    };
+    const auto have_come = [&] {
       bool ready = true;
 #pragma unroll
       for (int i = 0; i < GROUP; i++) {
         missing[i] = word_epoch(w[i].x) != epoch | word_epoch(w[i].y) != epoch;
         ready &= !missing[i];
       }
-      if (__all_sync(ALL_LANES, ready)) break;
-    }
+      return ready;
+    };
+    poll(context, Wait::INPUT, first + g * WARP_LANES, ask, have_come);
 #pragma unroll
     for (int i = 0; i < GROUP; i++) {
       if (g + i >= PER_LANE) continue;

@@ -33,6 +33,7 @@ __device__ __forceinline__ void fetch_merged_input(Consumer<G>& consumer, Instru
       missing[i][s] = inside && s < splits;
     }
   }
+  // NOTE: what `poll` does, written out: through it the compiler spilled in the main loops of models with heads of 256.
   while (true) {
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {

@@ -20,28 +20,28 @@ __device__ __forceinline__ float4 unpack_fp32(uint2 low, uint2 high) {
 }
 
 // COUNT pairs of words a lane, polled until all carry the step's epoch. `address(i)` is that of a pair, or null where there
-// is nothing to wait for, which reads as zeros. All loads are in flight before the first is looked at. Every lane of the
-// warp calls this.
+// is nothing to wait for, which reads as zeros. Every lane of the warp calls this.
 template <int COUNT, class G, class Address>
 __device__ __forceinline__ void wait_pairs(const Context<G>& context, Address address, Wait wait, u32 index, uint2 (&payload)[COUNT]) {
   const u32 epoch = context.epoch();
-  while (true) {
-    ptx::Pair64 w[COUNT];
+  ptx::Pair64 w[COUNT];
+  const auto ask = [&] {
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
       const u64* from = address(i);
       w[i] = {make_word(0, epoch), make_word(0, epoch)};
       if (from != nullptr) w[i] = ptx::load_relaxed_gpu_pair(from);
     }
-    context.while_polling(wait, index);
+  };
+  const auto have_come = [&] {
     bool ready = true;
 #pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-      ready &= word_epoch(w[i].x) == epoch & word_epoch(w[i].y) == epoch;
-      payload[i] = make_uint2(word_payload(w[i].x), word_payload(w[i].y));
-    }
-    if (__all_sync(ALL_LANES, ready)) return;
-  }
+    for (int i = 0; i < COUNT; i++) ready &= word_epoch(w[i].x) == epoch & word_epoch(w[i].y) == epoch;
+    return ready;
+  };
+  poll(context, wait, index, ask, have_come);
+#pragma unroll
+  for (int i = 0; i < COUNT; i++) payload[i] = make_uint2(word_payload(w[i].x), word_payload(w[i].y));
 }
 
 // A quad of bf16, and one of fp32. Every lane of the warp calls these; those without `wanted` get zeros.

@@ -19,20 +19,21 @@ __device__ __forceinline__ void consume_sample(Consumer<G>& consumer, Instructio
   for (int batch = 0; batch < candidates; batch += BATCH * WARP_LANES) {
     const int first = batch + lane;
     ptx::Pair64 w[BATCH];
-    while (true) {
-      bool ready = true;
+    const auto ask = [&] {
 #pragma unroll
       for (int b = 0; b < BATCH; b++) {
         const int c = first + b * WARP_LANES;
         w[b] = {make_word(0xff800000u, epoch), make_word(isa::NO_TOKEN, epoch)};  // -inf: no candidate
         if (c < candidates) w[b] = ptx::load_relaxed_gpu_pair(input + 2 * c);
       }
+    };
+    const auto have_come = [&] {
+      bool ready = true;
 #pragma unroll
-      for (int b = 0; b < BATCH; b++) ready &= word_epoch(w[b].x) == epoch && word_epoch(w[b].y) == epoch;
-      if (__all_sync(ALL_LANES, ready)) break;
-      context.begin_wait(Wait::CANDIDATE, first);
-      context.leave_if_told();
-    }
+      for (int b = 0; b < BATCH; b++) ready &= word_epoch(w[b].x) == epoch & word_epoch(w[b].y) == epoch;
+      return ready;
+    };
+    poll(context, Wait::CANDIDATE, first, ask, have_come);
 #pragma unroll
     for (int b = 0; b < BATCH; b++) best.offer(__uint_as_float(word_payload(w[b].x)), static_cast<int>(word_payload(w[b].y)));
   }

@@ -109,19 +109,20 @@ class FilterExchange {
     for (int batch = 0; batch < p.shares; batch += BATCH * WARP_LANES) {
       const int first = batch + context.lane;
       u64 w[BATCH];
-      while (true) {
-        bool ready = true;
+      const auto ask = [&] {
 #pragma unroll
         for (int b = 0; b < BATCH; b++) {
           const int i = first + b * WARP_LANES;
           w[b] = i < p.shares ? ptx::load_relaxed_gpu(p.filter_words + i) : make_word(__float_as_uint(value), epoch);
         }
+      };
+      const auto have_come = [&] {
+        bool ready = true;
 #pragma unroll
         for (int b = 0; b < BATCH; b++) ready &= word_epoch(w[b]) == epoch;
-        if (__all_sync(ALL_LANES, ready)) break;
-        context.begin_wait(Wait::FILTER, 0);
-        context.leave_if_told();
-      }
+        return ready;
+      };
+      poll(context, Wait::FILTER, 0, ask, have_come);
 #pragma unroll
       for (int b = 0; b < BATCH; b++) value = fmaxf(value, __uint_as_float(word_payload(w[b])));
     }
@@ -141,12 +142,8 @@ class FilterExchange {
     settle(context);
     ptx::add_relaxed_gpu(sums, 1ull << ARRIVALS_SHIFT | value);
     u64 added;
-    while (true) {
-      added = ptx::load_relaxed_gpu(sums) - before_;
-      if (__all_sync(ALL_LANES, added >> ARRIVALS_SHIFT == context.params.shares)) break;
-      context.begin_wait(Wait::FILTER, round_);
-      context.leave_if_told();
-    }
+    const auto ask = [&] { added = ptx::load_relaxed_gpu(sums) - before_; };
+    poll(context, Wait::FILTER, round_, ask, [&] { return added >> ARRIVALS_SHIFT == context.params.shares; });
     advance();
     return added & VALUE_MASK;
   }

@@ -42,8 +42,8 @@ def test_a_missing_instruction_leaves_others_waiting(tmp_path: Path, capfd: pyte
 MISTAKES = {
     "a wait without a vote": (
         "vm/context.cuh",
-        "return __all_sync(ALL_LANES, ready);",
-        "return ready;",
+        "while (!__all_sync(ALL_LANES, have_come()));",
+        "while (!have_come());",
     ),
     "norms of what the other warps have not said yet": ("vm/moments.cuh", "  consumer.meet();\n", "  __syncwarp();\n"),
     "dots of a chunk that has not landed": (

@@ -11,11 +11,12 @@ from jitmk.codegen.sharing import Role, role_config, shared_code
 from jitmk.errors import CodegenError
 from jitmk.model.spec import ModelSpec
 from jitmk.program.chunks import chunk_bytes
-from jitmk.program.configs import MAX_GROUP, AttentionConfig, MatvecConfig, RopeConfig
+from jitmk.program.configs import MAX_GROUP, AttentionConfig, AttentionReduceConfig, Config, MatvecConfig, RopeConfig
 from jitmk.program.isa import Opcode
 from jitmk.program.kv_layout import KvLayout
 from jitmk.program.packing import BLOCK_COLUMNS, CHAINS, CHUNK_LIMIT, CONSUMER_WARPS, ceil_div
 from jitmk.program.program import Variant, word_spread
+from jitmk.schedule.cost import most_splits
 
 FIXED_SHARED_BYTES = 10240
 """Shared memory that is neither ring nor slices, at most; the device code works out the exact size."""
@@ -158,19 +159,22 @@ def _fitting(variants: Sequence[Variant], arch: GpuArch) -> Sequence[Variant]:
     """The variants as a kernel for this GPU has them.
 
     Warps have no units of their own where shared memory is too small, and units are alone where there are as many SMs.
-    Only such units come so soon after others that it counts when they first look for their input.
+    Only such units come so soon after others that it counts when they first look for their input. A GPU that has no SMs
+    for many splits need not have the code that merges many at once.
     """
     own = _ring_chunks(variants, arch) >= OWN_UNITS_RING_CHUNKS
+    groups = [variant.config.groups for variant in variants if isinstance(variant.config, AttentionConfig)]
 
-    def fit(config: MatvecConfig) -> MatvecConfig:
+    def fit(config: Config) -> Config:
+        if isinstance(config, AttentionReduceConfig) and groups:
+            return replace(config, most_splits=min(config.most_splits, most_splits(min(groups), arch.sm_count)))
+        if not isinstance(config, MatvecConfig):
+            return config
         lone = not config.own_units and config.layout.units <= arch.sm_count
         behind = own and lone and config.behind_own_units
         return replace(config, own_units=own and config.own_units, lone_units=lone, behind_own_units=behind)
 
-    return [
-        replace(variant, config=fit(variant.config)) if isinstance(variant.config, MatvecConfig) else variant
-        for variant in variants
-    ]
+    return [replace(variant, config=fit(variant.config)) for variant in variants]
 
 
 def _own_units(variants: Sequence[Variant]) -> bool:

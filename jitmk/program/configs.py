@@ -227,11 +227,18 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class AttentionReduceConfig:
-    """Merges the partial results of the splits of one query head (a unit)."""
+    """Merges the partial results of the splits of one query head (a unit).
+
+    Attributes:
+        heads, head_dim, output_copies: of the output.
+        most_splits: how many splits are expected at most; right also where there are more. Set when a kernel is
+            rendered, for a GPU of so many SMs; not in programs.
+    """
 
     heads: int
     head_dim: int
     output_copies: int
+    most_splits: int = REDUCED_SPLITS
 
 
 @dataclass(frozen=True)

@@ -140,10 +140,15 @@ def split_ladder(spec: ModelSpec, sms: int) -> tuple[int, ...]:
     Not 3, which was nowhere measured as better than 2 and 4 by a percent. Where the time model thinks that it is, it
     would keep larger numbers away (`choose_split_steps`).
     """
-    fill = max(1, sms // head_groups(spec))
+    fill = most_splits(head_groups(spec), sms)
     powers = [1 << i for i in range(fill.bit_length())]
     between = [3 * power for power in powers[1:] if 3 * power <= fill]
     return tuple(sorted({*powers, *between, fill}))
+
+
+def most_splits(groups: int, sms: int) -> int:
+    """The largest number of splits that gives every unit an SM of its own, where one split has so many units."""
+    return max(1, sms // groups)
 
 
 def head_groups(spec: ModelSpec) -> int:

@@ -6,7 +6,7 @@ import pytest
 
 from jitmk.model.spec import ModelSpec
 from tests.gpu.conftest import OpRunners
-from tests.support.op_kernels import ATTENTION_SPECS
+from tests.support.op_kernels import ATTENTION_SPECS, MANY_HEADS_SPEC
 from tests.support.single_reduce import check_attention_reduce
 
 pytestmark = pytest.mark.gpu
@@ -20,3 +20,8 @@ def test_splits_are_weighed_by_their_maxima(spec: ModelSpec, op_runners: OpRunne
     for splits in SPLITS:
         for empty in ([], [0], list(range(1, splits))):
             check_attention_reduce(runner, spec, splits, empty)
+
+
+def test_more_splits_than_the_gpu_has_sms_for(op_runners: OpRunners) -> None:
+    for splits in SPLITS:
+        check_attention_reduce(op_runners["attention-many-heads"], MANY_HEADS_SPEC, splits, [0])

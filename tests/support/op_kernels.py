@@ -172,6 +172,9 @@ ATTENTION_SPECS = tuple(
 )
 
 
+MANY_HEADS_SPEC = _attention_spec(64, 12, 12)
+"""A GPU has SMs for few splits of so many key/value heads: its kernel can merge more, but a few at a time."""
+
 MERGING_SPECS = tuple(spec for spec in ATTENTION_SPECS if FUSED.possible(spec).merge)
 """Those whose projection behind attention merges a few splits."""
 
@@ -266,6 +269,11 @@ KERNELS = {
             ),
         ),
         *(_attention_kernel(head_dim) for head_dim in HEAD_DIMS),
+        OpKernel(
+            "attention-many-heads",
+            MANY_HEADS_SPEC,
+            _variants((MANY_HEADS_SPEC,), Opcode.ATTENTION, Opcode.ATTENTION_REDUCE),
+        ),
         *(_attention_features_kernel(head_dim) for head_dim in HEAD_DIMS),
         *(_feature_kernel(name) for name in FEATURES),
     )

@@ -45,7 +45,7 @@ __device__ __forceinline__ void merge_splits(const Context<G>& context, const Pa
   const u32 epoch = context.epoch();
   const int share = context.lane / R::WARP_PAIRS;
   u64 w[BATCH], l[BATCH];
-  while (true) {
+  const auto ask = [&] {
 #pragma unroll
     for (int b = 0; b < BATCH; b++) {
       const int split = first + share + b * R::SHARES;
@@ -55,12 +55,14 @@ __device__ __forceinline__ void merge_splits(const Context<G>& context, const Pa
         l[b] = ptx::load_relaxed_gpu(partial.lse + split * R::HEADS * isa::LSE_STRIDE);
       }
     }
-    context.while_polling(Wait::PARTIAL_ATTENTION, first);
+  };
+  const auto have_come = [&] {
     bool ready = true;
 #pragma unroll
     for (int b = 0; b < BATCH; b++) ready &= word_epoch(w[b]) == epoch & word_epoch(l[b]) == epoch;
-    if (__all_sync(ALL_LANES, ready)) break;
-  }
+    return ready;
+  };
+  poll(context, Wait::PARTIAL_ATTENTION, first, ask, have_come);
   float maximum = merged.maximum;
 #pragma unroll
   for (int b = 0; b < BATCH; b++) maximum = fmaxf(maximum, __uint_as_float(word_payload(l[b])));
@@ -79,7 +81,8 @@ __device__ __forceinline__ void merge_splits(const Context<G>& context, const Pa
 
 template <class R, class G>
 __device__ __forceinline__ void consume_attention_reduce(Consumer<G>& consumer, Instruction in) {
-  constexpr int FEW = 16, MANY = isa::REDUCED_SPLITS;  // splits that lanes have in flight together: fewer loads where there are few
+  // Splits that lanes have in flight together: fewer loads where there are few.
+  constexpr int FEW = 16, MOST = R::MOST_SPLITS <= FEW ? FEW : isa::REDUCED_SPLITS;
   const Context<G>& context = consumer.context;
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
   const int splits = in[isa::attention_reduce::SPLITS];
@@ -93,10 +96,10 @@ __device__ __forceinline__ void consume_attention_reduce(Consumer<G>& consumer, 
     const int head = begin + u * stride;
     const PartialResults partial{input + head * R::PAIRS + pair, lse + head * isa::LSE_STRIDE};
     MergedPair merged;
-    if (splits <= FEW) {
+    if (MOST > FEW && splits <= FEW) {
       merge_splits<R, FEW / R::SHARES>(context, partial, 0, splits, merged);
     } else {
-      for (int first = 0; first < splits; first += MANY) merge_splits<R, MANY / R::SHARES>(context, partial, first, splits, merged);
+      for (int first = 0; first < splits; first += MOST) merge_splits<R, MOST / R::SHARES>(context, partial, first, splits, merged);
     }
     consumer.mark(Mark::INPUT);
     const auto add = [](float x, float y) { return x + y; };

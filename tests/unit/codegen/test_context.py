@@ -77,6 +77,14 @@ def test_units_are_alone_where_there_are_as_many_sms() -> None:
         assert consumers["qkv"]["LONE_UNITS"] == ("true" if consumers["qkv"]["OWN_UNITS"] == "false" else "false")
 
 
+@pytest.mark.parametrize(("kv_heads", "splits"), [(1, 32), (5, 26), (8, 16), (12, 11), (132, 1), (144, 1)])
+def test_no_more_splits_are_expected_than_the_gpu_has_sms_for(kv_heads: int, splits: int) -> None:
+    spec = tiny_spec(num_heads=kv_heads, num_kv_heads=kv_heads)
+    context = render_context(kernel_variants(spec), spec, GpuArch.parse("sm_90a"))
+    (reduce,) = (op for op in context.ops if op.opcode is Opcode.ATTENTION_REDUCE)
+    assert {constant.name: constant.value for constant in reduce.constants}["MOST_SPLITS"] == str(splits)
+
+
 def test_a_rotation_that_the_device_code_cannot_do_is_refused() -> None:
     spec = tiny_spec(rotary_dim=10)
     with pytest.raises(CodegenError, match="rotary_dim = 10"):

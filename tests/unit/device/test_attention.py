@@ -12,7 +12,7 @@ from jitmk.model.spec import ModelSpec
 from jitmk.program.configs import MERGED_SPLITS
 from jitmk.program.program import Variant
 from tests.support.megakernel_on_host import SMS, HostLauncher, compile_for_host
-from tests.support.op_kernels import ATTENTION_FEATURES, ATTENTION_SPECS, MERGING_SPECS
+from tests.support.op_kernels import ATTENTION_FEATURES, ATTENTION_SPECS, MANY_HEADS_SPEC, MERGING_SPECS
 from tests.support.op_runner import ARENA_WORDS, KV_FLAGS, OpRunner
 from tests.support.single_phases import ModelPhases
 from tests.support.single_reduce import check_attention_reduce
@@ -65,6 +65,11 @@ def test_splits_are_weighed_by_their_maxima(spec: ModelSpec, host_runners: HostR
     runner = host_runners[f"attention-{spec.head_dim}"]
     for splits, empty in ((2, []), (3, [0]), (17, list(range(1, 17)))):
         check_attention_reduce(runner, spec, splits, empty)
+
+
+def test_more_splits_than_a_gpu_has_sms_for(host_runners: HostRunners) -> None:
+    for splits in (16, 17, 33):
+        check_attention_reduce(host_runners["attention-many-heads"], MANY_HEADS_SPEC, splits, [0])
 
 
 @pytest.mark.parametrize("spec", MERGING_SPECS, ids=_name)

@@ -859,6 +859,7 @@ struct Op9 {
     static constexpr int HEADS = 6;
     static constexpr int HEAD_DIM = 64;
     static constexpr int OUTPUT_COPIES = 2;
+    static constexpr int MOST_SPLITS = 32;
   };
   using Shape = vm::AttentionReduce<Config>;
 

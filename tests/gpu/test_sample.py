@@ -9,12 +9,13 @@ from jitmk.engine.backend import DeviceSampling
 from jitmk.engine.philox import gumbel
 from jitmk.engine.step_programs import DeviceProgram
 from jitmk.errors import DeviceError
+from jitmk.model.spec import ModelSpec
 from jitmk.program.isa import Instruction, Opcode, end_of_queue
 from jitmk.program.lowering import lower
 from jitmk.reference.ops.sample_filter import Filters
 from tests.gpu.conftest import OpRunners
 from tests.support.closeness import TOLERANCES, assert_close
-from tests.support.filter_cases import FILTERS
+from tests.support.filter_cases import FILTERS, TIGHT_FILTERS
 from tests.support.op_kernels import LARGE_SAMPLE_SPEC, SAMPLE_SPEC
 from tests.support.op_runner import Data, OpRunner, Step
 from tests.support.phases import isolate
@@ -150,6 +151,15 @@ def test_filters_leave_what_the_host_leaves(vocab_size: int, policy: str, runner
         decided += check_filtered(run_head(runner, rows, x, step, policy), step)
         draws += 1
     assert decided >= 0.9 * draws
+
+
+@pytest.mark.parametrize("spec", [SAMPLE_SPEC, LARGE_SAMPLE_SPEC], ids=lambda s: f"{s.vocab_size}-tokens")
+def test_not_one_token_too_many_is_left_or_too_few(spec: ModelSpec, runner: OpRunner) -> None:
+    decided = 0
+    for i, filters in enumerate(TIGHT_FILTERS * 5):
+        step = Step(position=i, sampling=DeviceSampling(50.0, i, filters=filters))
+        decided += check_filtered(run_head(runner, *random_head(spec.vocab_size, seed=i), step), step)
+    assert decided >= 4 * len(TIGHT_FILTERS)
 
 
 @pytest.mark.parametrize("filters", FILTERS)

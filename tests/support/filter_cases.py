@@ -88,4 +88,10 @@ FILTERS = (
     Filters(top_k=500, top_p=0.95, min_p=0.02),
 )
 
+TIGHT_FILTERS = (
+    *(Filters(top_k=k) for k in (2, 5, 12, 40)),
+    *(Filters(top_p=p) for p in (0.003, 0.02, 0.1)),
+)
+"""For high temperatures, at which a draw falls on anything that is left."""
+
 TEMPERATURES = (0.8, 1e-4, 5.0)

@@ -3,8 +3,9 @@
 //
 // The vocabulary stays where it is: spread over the SMs. The storer of every SM that has a part of the LM head looks for
 // the thresholds together with the others. Each counts its own logits in bins, the counts are added up over the SMs, and
-// all go on in the bin that holds the threshold, 16 times finer with every round. Then each offers the best key that is
-// left in its own part, and SAMPLE chooses among the candidates as ever.
+// all go on in the bin that holds the threshold, 16 times finer with every round. An SM that has few logits left there keeps
+// them in registers. Then each offers the best key that is left in its own part, and SAMPLE chooses among the candidates as
+// ever.
 //
 // NOTE: an instruction of the LM head so waits for the others of its phase. A queue may hold one of them at most
 // (schedule/verify.py): a second one would be waited for by the first.
@@ -191,6 +192,42 @@ struct Weigher {
   __device__ __forceinline__ u32 operator()(float logit) const { return active ? weight_of(drop_of(logit, largest, scale)) : 0; }
 };
 
+// The logits of the share that are still in a range, once there are no more of them than a warp has lanes: one in each.
+struct FewLogits {
+  float logit = ptx::minus_infinity();
+
+  FewLogits() = default;
+  // list: in shared memory, WARP_LANES of them.
+  __device__ __forceinline__ FewLogits(const LogitShare& share, DepthRange range, float* list, int lane) {
+    int length = 0;
+    share.each(lane, [&](int, const float(&logit)[LogitShare::BATCH]) {
+#pragma unroll
+      for (int b = 0; b < LogitShare::BATCH; b++) {
+        const bool held = range.holds(depth_of(logit[b]));
+        const u32 holders = __ballot_sync(ALL_LANES, held);
+        if (held) list[length + __popc(holders & ((1u << lane) - 1))] = logit[b];
+        length += __popc(holders);
+      }
+    });
+    __syncwarp();
+    if (lane < length) logit = list[lane];
+    __syncwarp();
+  }
+
+  // As count_bins, one logit after the other.
+  __device__ __forceinline__ u64 count(DepthRange range, Weigher weigh, int lane) const {
+    const u32 depth = depth_of(logit), bin = (depth - range.first) >> range.shift(), weight = weigh(logit);
+    u64 sum = 0;
+    for (u32 left = __ballot_sync(ALL_LANES, range.holds(depth)); left != 0;) {
+      const int next = WARP_LANES - 1 - __clz(left);
+      left ^= 1u << next;
+      const u32 of_bin = __shfl_sync(ALL_LANES, bin, next), weighing = __shfl_sync(ALL_LANES, weight, next);
+      if (lane % FILTER_BINS == of_bin) sum += lane < FILTER_BINS ? 1 : weighing;
+    }
+    return sum;
+  }
+};
+
 // How many logits of the share lie in each bin (in lanes 0..15), and what they weigh together (in lanes 16..31). Every
 // lane counts in a column of `bins` [FILTER_BINS][WARP_LANES] of its own: the number in the high bits, the weight below.
 __device__ __forceinline__ u64 count_bins(const LogitShare& share, DepthRange range, Weigher weigh, u64* bins, int lane) {
@@ -226,10 +263,15 @@ template <class G>
 __device__ __forceinline__ u32 find_threshold(const Context<G>& context, FilterExchange<G>& exchange, const LogitShare& share, DepthRange range,
                                               Weigher weigh, u64* bins, u64 target, double part) {
   const int lane = context.lane, bin = lane % FILTER_BINS;
-  u64 larger = 0;  // than those in the range
+  u64 larger = 0;            // than those in the range
+  u64 left = WARP_LANES + 1;  // of the share, in the range: at first more than a few
+  FewLogits few;
+  bool kept = false;
   while (true) {
     exchange.look_ahead();
-    const u64 sum = exchange.sum(context, count_bins(share, range, weigh, bins, lane));
+    if (!kept && __any_sync(ALL_LANES, left <= WARP_LANES)) few = FewLogits(share, range, reinterpret_cast<float*>(bins), lane), kept = true;
+    const u64 own = kept ? few.count(range, weigh, lane) : count_bins(share, range, weigh, bins, lane);
+    const u64 sum = exchange.sum(context, own);
     const u64 number = __shfl_sync(ALL_LANES, sum, bin), measure = __shfl_sync(ALL_LANES, sum, weigh.active ? bin + FILTER_BINS : bin);
     u64 through = measure;  // of this bin and of those above it
 #pragma unroll
@@ -245,6 +287,7 @@ __device__ __forceinline__ u32 find_threshold(const Context<G>& context, FilterE
     const int found = WARP_LANES - 1 - __clz(open);
     const u64 tokens = __shfl_sync(ALL_LANES, number, found);
     larger = __shfl_sync(ALL_LANES, above, found);
+    left = __shfl_sync(ALL_LANES, own, found);
     const bool finest = range.shift() == 0;
     range = range.narrowed(found);
     if (__all_sync(ALL_LANES, finest || tokens == 1 || (!weigh.active && larger + tokens <= target))) return range.last;

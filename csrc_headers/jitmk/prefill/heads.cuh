@@ -92,7 +92,8 @@ __device__ __forceinline__ void turn_head(const HeadsParams& p, int token, int i
   }
   __syncwarp();  // the whole head has been read
   const int position = p.start + token;
-  u16* tile = p.cache + static_cast<i64>(of_kind) * p.head_stride + static_cast<i64>(position / tile::TILE_POSITIONS) * 2 * tile::TILE_POSITIONS * S::DIM;
+  u16* tile =
+      p.cache + static_cast<i64>(of_kind) * p.head_stride + static_cast<i64>(position / tile::TILE_POSITIONS) * 2 * tile::TILE_POSITIONS * S::DIM;
 #pragma unroll
   for (int i = 0; i < S::PAIRS; i++) {
     const int dim = (i * WARP_LANES + lane) * 2;

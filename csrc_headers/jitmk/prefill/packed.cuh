@@ -5,9 +5,9 @@
 namespace jitmk::prefill {
 
 constexpr int BLOCK_BYTES = UNIT_ROWS * BLOCK_COLUMNS * 2;
-constexpr int BLOCK_PIECES = BLOCK_BYTES / 16;                  // 16 bytes a lane
-constexpr int ROW_PIECES = BLOCK_COLUMNS * 2 / 16;              // of one row of a block
-constexpr int PIECE_VALUES = 8;                                 // bf16 values in 16 bytes
+constexpr int BLOCK_PIECES = BLOCK_BYTES / 16;      // 16 bytes a lane
+constexpr int ROW_PIECES = BLOCK_COLUMNS * 2 / 16;  // of one row of a block
+constexpr int PIECE_VALUES = 8;                     // bf16 values in 16 bytes
 static_assert(BLOCK_PIECES == WARP_LANES, "a warp takes a block at a time");
 
 // A packed matrix, or some of its units. `blocks` and `chunks` as MatrixLayout in Python has them.

@@ -13,11 +13,9 @@ __device__ __forceinline__ u64 evict_first_policy() {
 
 // Both addresses and `bytes` are multiples of 16. Completes on `b`.
 __device__ __forceinline__ void bulk_load(void* to, const void* from, int bytes, Barrier* b, u64 policy) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
-          shared_address(to)),
-      "l"(from), "r"(bytes), "r"(shared_address(b)), "l"(policy)
-      : "memory");
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(shared_address(to)),
+               "l"(from), "r"(bytes), "r"(shared_address(b)), "l"(policy)
+               : "memory");
 }
 
 }  // namespace jitmk::ptx

@@ -41,9 +41,7 @@ __device__ __forceinline__ u32 load_relaxed_gpu(const u32* p) {
   return v;
 }
 
-__device__ __forceinline__ void store_relaxed_gpu(u32* p, u32 v) {
-  asm volatile("st.relaxed.gpu.global.b32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
-}
+__device__ __forceinline__ void store_relaxed_gpu(u32* p, u32 v) { asm volatile("st.relaxed.gpu.global.b32 [%0], %1;" ::"l"(p), "r"(v) : "memory"); }
 
 __device__ __forceinline__ void store_relaxed_system(u64* p, u64 v) {
   asm volatile("st.relaxed.sys.global.b64 [%0], %1;" ::"l"(p), "l"(v) : "memory");

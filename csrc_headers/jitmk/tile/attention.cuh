@@ -54,9 +54,7 @@ struct TileKeys {
   __device__ __forceinline__ uint4 block(int half, int b) const {
     return *reinterpret_cast<const uint4*>(tile + half * 8 * D * 2 + b * 512 + lane * 16);
   }
-  __device__ __forceinline__ uint2 tail(int half) const {
-    return *reinterpret_cast<const uint2*>(tile + half * 8 * D * 2 + D / 32 * 512 + lane * 8);
-  }
+  __device__ __forceinline__ uint2 tail(int half) const { return *reinterpret_cast<const uint2*>(tile + half * 8 * D * 2 + D / 32 * 512 + lane * 8); }
 };
 
 // Puts a key, bf16 [D] in shared memory, in the place of a position of a tile. The whole warp calls this.
@@ -158,7 +156,7 @@ template <int D>
 struct AttentionAccumulator {
   static_assert(D % 16 == 0, "head_dim must be a multiple of 16");
   float output[D / 8][4];  // the upper half of each fragment belongs to heads 8..15, which do not exist
-  float maximum, sum;  // sum: of this lane's positions
+  float maximum, sum;      // sum: of this lane's positions
 
   // scores: as multiply_keys leaves them, in units of log2; -inf where a position does not count. FIRST: of this accumulator.
   template <bool FIRST, class Values>
@@ -179,7 +177,7 @@ struct AttentionAccumulator {
 #pragma unroll
     for (int pair = 0; pair < D / 16; pair++) {
       const uint4 v = values[pair];
-      float(&left)[4] = output[2 * pair], (&right)[4] = output[2 * pair + 1];
+      float (&left)[4] = output[2 * pair], (&right)[4] = output[2 * pair + 1];
       if (FIRST) {
         ptx::mma_m8n8k16_first(left, a0, a2, v.x, v.y);
         ptx::mma_m8n8k16_first(right, a0, a2, v.z, v.w);

@@ -119,7 +119,7 @@ struct WarpTiles {
   using Chunks = TileChunks<A, G>;
   // There are registers for the first tile, whole, while the warp waits.
   static constexpr bool EARLY = A::D <= 128 && Chunks::WHOLE_ROUND;
-  int next = 0;                               // chunk of the unit
+  int next = 0;                // chunk of the unit
   const unsigned char* found;  // the tile, in the ring
   tile::KeyFragment<A::D> keys;
   tile::ValueFragment<A::D> values;
@@ -131,9 +131,9 @@ struct WarpTiles {
     found = consumer.acquire_chunk() + mine % Chunks::TILES * A::TILE_BYTES;
   }
 
-  // The first tile, if there is one and nobody need wait for it. Without one the warp reads what the copy engine may be writing, and makes nothing of it:
-  // registers that only a branch fills would be held from one instruction to the next. Race checkers, which do not know that
-  // it makes nothing of it, get the branch.
+  // The first tile, if there is one and nobody need wait for it. Without one the warp reads what the copy engine may be
+  // writing, and makes nothing of it: registers that only a branch fills would be held from one instruction to the next. Race
+  // checkers, which do not know that it makes nothing of it, get the branch.
   __device__ __forceinline__ void read_first(Consumer<G>& consumer, bool there) {
     found = consumer.ring();
     if (there && Chunks::WHOLE_ROUND) find(consumer, consumer.context.warp);

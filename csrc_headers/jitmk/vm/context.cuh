@@ -22,7 +22,8 @@ constexpr int MEETING = 1, CONSUMER_THREADS = CONSUMER_WARPS * WARP_LANES;  // t
 
 // Of a thread, out of 64K of an SM that are dealt evenly at first. Consumers keep weights in theirs while they wait.
 constexpr int CONSUMER_REGISTERS = 216, OTHER_REGISTERS = 72;
-static_assert(WARP_LANES * (CONSUMER_WARPS * CONSUMER_REGISTERS + (isa::WARPS - CONSUMER_WARPS) * OTHER_REGISTERS) <= 65536, "an SM has 64K registers");
+static_assert(WARP_LANES * (CONSUMER_WARPS * CONSUMER_REGISTERS + (isa::WARPS - CONSUMER_WARPS) * OTHER_REGISTERS) <= 65536,
+              "an SM has 64K registers");
 static_assert(CONSUMER_WARPS % 4 == 0 && isa::WARPS % 4 == 0, "registers are dealt to groups of four warps");
 
 // Where a warp is and what it last had to wait for: written by the warp, read by the watchdog.
@@ -110,7 +111,8 @@ struct Context {
 
   __device__ __forceinline__ void mark(Mark mark, u64 value) const {
     if constexpr (G::trace) {
-      if (lane == 0) atomicMax(params.trace + (static_cast<i64>(sm()) * params.queue_length + instruction) * isa::MARKS + static_cast<u32>(mark), value);
+      if (lane == 0)
+        atomicMax(params.trace + (static_cast<i64>(sm()) * params.queue_length + instruction) * isa::MARKS + static_cast<u32>(mark), value);
     }
   }
 };

@@ -32,7 +32,7 @@ struct Dots {
   }
   __device__ __forceinline__ void clear() {
 #pragma unroll
-    for (float(&c)[4] : chain) c[0] = c[1] = c[2] = c[3] = 0;
+    for (float (&c)[4] : chain) c[0] = c[1] = c[2] = c[3] = 0;
   }
 
   // This lane's share of row lane / 4, which four lanes have.

@@ -28,7 +28,9 @@ class Input {
 
   __device__ __forceinline__ Input(unsigned char* slice, int lane) : shared_(reinterpret_cast<uint2*>(slice) + lane) {}
 
-  __device__ __forceinline__ uint2 operator[](int group) const { return M::INPUT_IN_SHARED ? shared_[group * WARP_LANES] : held_[M::INPUT_IN_SHARED ? 0 : group]; }
+  __device__ __forceinline__ uint2 operator[](int group) const {
+    return M::INPUT_IN_SHARED ? shared_[group * WARP_LANES] : held_[M::INPUT_IN_SHARED ? 0 : group];
+  }
   __device__ __forceinline__ void put(int group, uint2 x) {
     if constexpr (M::INPUT_IN_SHARED)
       shared_[group * WARP_LANES] = x;
@@ -54,7 +56,7 @@ __device__ __forceinline__ float fetch_input(Consumer<G>& consumer, const u64* w
   const Context<G>& context = consumer.context;
   // Where weights fill the registers, what follows from the lane's number is not to be kept from one instruction to the next.
   const int own = lane_quad(M::INPUT_IN_SHARED ? ptx::opaque(context.lane) : context.lane);  // pair index in the slice
-  const int first = context.warp * PAIRS + own;                                               // and in the vector
+  const int first = context.warp * PAIRS + own;                                              // and in the vector
   const u64* mine = words + isa::spread_word(2 * first, M::INPUT_SPREAD);
   const u32 epoch = context.epoch();
   float square_sum = 0;

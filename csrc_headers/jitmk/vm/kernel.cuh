@@ -84,8 +84,7 @@ __device__ __forceinline__ void run(const Params& params, unsigned char* dynamic
   ptx::leave_registers<OTHER_REGISTERS>();
   if (warp == LOADER_WARP) {
     Loader<G> loader(context, base);
-    for (; loader.context.step < params.steps; loader.context.step++)
-      walk_queue(loader.context, [&](Instruction in) { Ops::load(loader, in); });
+    for (; loader.context.step < params.steps; loader.context.step++) walk_queue(loader.context, [&](Instruction in) { Ops::load(loader, in); });
     loader.drain();
     finish();
   } else if (warp == STORER_WARP) {

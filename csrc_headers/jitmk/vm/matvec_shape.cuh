@@ -5,7 +5,7 @@
 
 namespace jitmk::vm {
 
-constexpr int EARLY_BATCH = 4;    // chunks that consumers fetch at once before their input is there
+constexpr int EARLY_BATCH = 4;  // chunks that consumers fetch at once before their input is there
 // Blocks that they fetch before it, 4 registers each. For sm_120 the compiler gives no warp more than all would have alike.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 1200
 constexpr int EARLY_BLOCKS = 12;
@@ -21,7 +21,7 @@ struct Matvec : Config {
   using Config::BLOCKS, Config::CHUNKS, Config::COLUMNS, Config::EPILOGUE, Config::ROWS;
   // How a unit lies in chunks, and how much of an instruction consumers fetch early; storers are told of no chunks.
   static constexpr int PARTS = CHUNKS > 0 ? CHUNKS : 1;
-  static constexpr bool EVEN = BLOCKS % PARTS == 0;  // all chunks have the same number of blocks
+  static constexpr bool EVEN = BLOCKS % PARTS == 0;                // all chunks have the same number of blocks
   static constexpr int MAX_BLOCKS = (BLOCKS + PARTS - 1) / PARTS;  // of a chunk
   static constexpr bool NORM = Config::PROLOGUE == Prologue::RMS;  // 1/rms is applied to the dot products
   static constexpr bool NEEDS_ALL = Config::PROLOGUE == Prologue::LAYER || Config::POST != NormKind::NONE;
@@ -34,7 +34,7 @@ struct Matvec : Config {
   static constexpr int UNITS = (ROWS + UNIT_ROWS - 1) / UNIT_ROWS;
   static constexpr int SLICE_COLUMNS = BLOCKS * isa::BLOCK_COLUMNS;
   // Long units run in a loop over their chunks, if it finds each alike: less code to compile and to fetch.
-  static constexpr bool LOOPED = Config::INPUT_IN_SHARED && CHUNKS > 4 && EVEN && MAX_BLOCKS % CHAINS == 0;
+  static constexpr bool LOOPED = Config::INPUT_IN_SHARED && EVEN && CHUNKS > 4 && MAX_BLOCKS % CHAINS == 0;
   // Of the sum behind a post-norm, published by a unit.
   static constexpr int SUM_VALUES = Config::POST_SUM ? (COLUMNS + UNITS - 1) / (UNITS > 0 ? UNITS : 1) : 0;
   static constexpr int UNIT_BYTES = BLOCKS * CONSUMER_WARPS * isa::BLOCK_BYTES;

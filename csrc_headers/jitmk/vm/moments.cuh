@@ -27,9 +27,7 @@ __device__ __forceinline__ Normaliser normaliser(float mean, float squares, floa
   return {mean, ptx::rsqrt_approx(squares * (1.0f / count) + eps)};
 }
 
-__device__ __forceinline__ float sum(const float (&x)[CONSUMER_WARPS]) {
-  return ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
-}
+__device__ __forceinline__ float sum(const float (&x)[CONSUMER_WARPS]) { return ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7])); }
 
 // The normaliser of the values of all warps, `count` together (Chan, Golub and LeVeque 1983, "Algorithms for Computing the
 // Sample Variance"). Nothing is lost where the mean is large beside the deviation, as it would be in mean(x^2) - mean(x)^2.

@@ -51,7 +51,7 @@ __device__ __forceinline__ SliceVector<M, HELD, Fetch> slice_vector(Fetch fetch)
 // A constant vector at this lane's quads; zeros where there are none.
 template <class M, bool PRESENT, bool HELD>
 __device__ __forceinline__ auto slice_constants(SliceQuads<M> quads, const float* vector) {
-  return slice_vector<M, PRESENT && HELD>([=](int i) {
+  return slice_vector<M, (PRESENT && HELD)>([=](int i) {
     const float4* from = reinterpret_cast<const float4*>(vector) + quads.global(i);
     return PRESENT && quads.inside(i) ? *from : make_float4(0, 0, 0, 0);
   });
@@ -119,7 +119,7 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
   const Quads quads{context.warp, lane_quad(context.lane)};
   const auto inside = [quads](int i) { return quads.inside(i); };
   float4* left = sum_of_slice<M>(consumer);
-  const auto weight = slice_constants<M, LAYER || RMS, HELD>(quads, constants + in[isa::matvec::NORM]);
+  const auto weight = slice_constants<M, (LAYER || RMS), HELD>(quads, constants + in[isa::matvec::NORM]);
   const auto bias = slice_constants<M, M::NORM_BIAS, HELD>(quads, constants + in[isa::matvec::NORM_BIAS]);
   const auto post_weight = slice_constants<M, POST, HELD>(quads, constants + in[isa::matvec::POST_NORM]);
   const auto post_bias = slice_constants<M, M::POST_BIAS, HELD>(quads, constants + in[isa::matvec::POST_NORM_BIAS]);
@@ -127,7 +127,8 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
     const int copy = M::RESIDUAL_COPIES > 1 ? context.sm() % M::RESIDUAL_COPIES : 0;
     fetch_residual(consumer, quads, context.params.words + in[isa::matvec::RESIDUAL_IN] + copy * isa::copy_stride(M::COLUMNS), left);
   }
-  const auto residual = slice_vector<M, POST && HELD>([=](int i) { return POST && quads.in_slice(i) ? left[quads.local(i)] : make_float4(0, 0, 0, 0); });
+  const auto residual =
+      slice_vector<M, (POST && HELD)>([=](int i) { return POST && quads.in_slice(i) ? left[quads.local(i)] : make_float4(0, 0, 0, 0); });
   fetch_input<WithoutNorm<M>>(consumer, words, nullptr, input);
   const auto raw = [&input](int i) { return unpack_bf16(input[i]); };
   float square_sum = 0;

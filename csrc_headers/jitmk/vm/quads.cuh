@@ -108,8 +108,8 @@ struct BlockQuads {
     for (int g = 0; g < PER_LANE; g += GROUP) {
       uint2 payload[GROUP];
       wait_pairs(
-          context, [=](int i) { return g + i < PER_LANE && inside(g + i) ? words + isa::bf16_word(2 * (first + global(g + i))) : nullptr; }, wait, 2 * (first + global(g)),
-          payload);
+          context, [=](int i) { return g + i < PER_LANE && inside(g + i) ? words + isa::bf16_word(2 * (first + global(g + i))) : nullptr; }, wait,
+          2 * (first + global(g)), payload);
 #pragma unroll
       for (int i = 0; i < GROUP; i++)
         if (g + i < PER_LANE) x[g + i] = unpack_bf16(payload[i]);

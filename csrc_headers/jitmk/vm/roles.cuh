@@ -117,7 +117,8 @@ class Consumer {
       : context(c),
         slice(Shared::slices(base) + c.warp * G::slice_bytes),
         ring_(Shared::ring(base)),
-        partials_(reinterpret_cast<unsigned char*>(c.lane == 1 ? &c.shared.partial[0].square_sum[c.warp] : &c.shared.partial[0].row[c.warp][c.lane / 4])) {}
+        partials_(
+            reinterpret_cast<unsigned char*>(c.lane == 1 ? &c.shared.partial[0].square_sum[c.warp] : &c.shared.partial[0].row[c.warp][c.lane / 4])) {}
 
   // The next chunk of the ring, once it has landed.
   __device__ __forceinline__ const unsigned char* acquire_chunk() {

@@ -200,7 +200,7 @@ struct FewLogits {
   // list: in shared memory, WARP_LANES of them.
   __device__ __forceinline__ FewLogits(const LogitShare& share, DepthRange range, float* list, int lane) {
     int length = 0;
-    share.each(lane, [&](int, const float(&logit)[LogitShare::BATCH]) {
+    share.each(lane, [&](int, const float (&logit)[LogitShare::BATCH]) {
 #pragma unroll
       for (int b = 0; b < LogitShare::BATCH; b++) {
         const bool held = range.holds(depth_of(logit[b]));
@@ -235,7 +235,7 @@ __device__ __forceinline__ u64 count_bins(const LogitShare& share, DepthRange ra
   const int shift = range.shift();
 #pragma unroll
   for (int bin = 0; bin < FILTER_BINS; bin++) bins[bin * WARP_LANES + lane] = 0;
-  share.each(lane, [&](int, const float(&logit)[LogitShare::BATCH]) {
+  share.each(lane, [&](int, const float (&logit)[LogitShare::BATCH]) {
 #pragma unroll
     for (int b = 0; b < LogitShare::BATCH; b++) {
       const u32 depth = depth_of(logit[b]);
@@ -263,7 +263,7 @@ template <class G>
 __device__ __forceinline__ u32 find_threshold(const Context<G>& context, FilterExchange<G>& exchange, const LogitShare& share, DepthRange range,
                                               Weigher weigh, u64* bins, u64 target, double part) {
   const int lane = context.lane, bin = lane % FILTER_BINS;
-  u64 larger = 0;            // than those in the range
+  u64 larger = 0;             // than those in the range
   u64 left = WARP_LANES + 1;  // of the share, in the range: at first more than a few
   FewLogits few;
   bool kept = false;
@@ -312,7 +312,7 @@ __device__ __forceinline__ Candidate filter_share(const Context<G>& context, con
     const Weigher weigh{by_weight != 0, largest, p.drop_scale};
     range.last = find_threshold(context, exchange, share, range, weigh, bins, by_weight ? 0 : p.top_k, p.top_p);
   }
-  share.each(lane, [&](int first, const float(&logit)[LogitShare::BATCH]) {
+  share.each(lane, [&](int first, const float (&logit)[LogitShare::BATCH]) {
     float key[LogitShare::BATCH];
 #pragma unroll
     for (int b = 0; b < LogitShare::BATCH; b++) {

@@ -58,9 +58,9 @@ struct SharedInputs<true> {
 template <class G>
 struct FixedShared {
   ptx::Barrier partial_full[PARTIAL_SLOTS], partial_empty[PARTIAL_SLOTS];
-  ptx::Barrier finished;   // all warps have done all steps
-  ptx::Barrier filtered;   // the storer has ended a step with sampling filters
-  u32 leave;               // the generation has stopped or the launch is given up: who waits need wait no more
+  ptx::Barrier finished;  // all warps have done all steps
+  ptx::Barrier filtered;  // the storer has ended a step with sampling filters
+  u32 leave;              // the generation has stopped or the launch is given up: who waits need wait no more
   WarpRecord record[WORKING_WARPS];
   alignas(16) UnitPartials partial[PARTIAL_SLOTS];
   alignas(16) AttentionShared<G> attention;
@@ -80,8 +80,8 @@ struct FixedShared {
 template <class G>
 struct SharedLayout : FixedShared<G> {
   static constexpr int SLICES_BYTES = CONSUMER_WARPS * G::slice_bytes;
-  static constexpr int RING_CHUNKS =
-      (G::shared_bytes - SLICES_BYTES - static_cast<int>(sizeof(FixedShared<G>)) - 64) / (G::chunk_bytes + 2 * static_cast<int>(sizeof(ptx::Barrier)));
+  static constexpr int RING_CHUNKS = (G::shared_bytes - SLICES_BYTES - static_cast<int>(sizeof(FixedShared<G>)) - 64) /
+                                     (G::chunk_bytes + 2 * static_cast<int>(sizeof(ptx::Barrier)));
   // Loads in flight: half a ring, or four and more that leave a chunk for each consumer warp (see TileChunks).
   static constexpr int BESIDE_WARPS = RING_CHUNKS - CONSUMER_WARPS;
   static constexpr int MAX_WINDOW = BESIDE_WARPS >= 4 && BESIDE_WARPS < RING_CHUNKS / 2 ? BESIDE_WARPS : RING_CHUNKS / 2;
@@ -93,9 +93,7 @@ struct SharedLayout : FixedShared<G> {
 
   __device__ __forceinline__ static unsigned char* ring(unsigned char* base) { return base; }
   __device__ __forceinline__ static unsigned char* slices(unsigned char* base) { return base + RING_CHUNKS * G::chunk_bytes; }
-  __device__ __forceinline__ static SharedLayout& fixed(unsigned char* base) {
-    return *reinterpret_cast<SharedLayout*>(slices(base) + SLICES_BYTES);
-  }
+  __device__ __forceinline__ static SharedLayout& fixed(unsigned char* base) { return *reinterpret_cast<SharedLayout*>(slices(base) + SLICES_BYTES); }
 
   __device__ void initialise() {
     static_assert(RING_CHUNKS * G::chunk_bytes + SLICES_BYTES + sizeof(SharedLayout) <= G::shared_bytes, "shared memory is overcommitted");

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 
@@ -75,10 +77,14 @@ class MegakernelBackend:
         self.device = device = torch.device("cuda", gpu.index)
         arch = gpu.arch
         self.max_seq_len = max_seq_len
-        # The kernel first: a model that cannot be compiled for should not be loaded.
-        with note_if_slow(f"compiling the megakernel for {arch.name}, once", progress):
-            self.kernel = jit.build(render(kernel_variants(spec, fused), spec, arch), arch, settings=settings)
-            for_prefill = jit.build(render_prefill(spec), arch, settings=settings)
+        # The kernels first: a model that cannot be compiled for should not be loaded.
+        sources = render(kernel_variants(spec, fused), spec, arch), render_prefill(spec)
+        with (
+            note_if_slow(f"compiling the megakernel for {arch.name}, once", progress),
+            ThreadPoolExecutor(len(sources)) as pool,
+        ):
+            build = partial(jit.build, arch=arch, settings=settings)
+            self.kernel, for_prefill = pool.map(build, sources)
         self.tuning_origin = "given"
         if tuning is None:
             tuning, self.tuning_origin = find_tuning(spec, gpu, self.kernel.key, max_seq_len, settings)

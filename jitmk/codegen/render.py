@@ -32,7 +32,7 @@ def render(variants: Sequence[program.Variant], spec: ModelSpec, arch: GpuArch, 
     Args:
         variants: the code that its programs need; an instruction's `variant` is an index into this.
         spec: the model.
-        arch: the GPU; only its name and shared memory enter the source.
+        arch: the GPU; its name, shared memory and number of SMs enter the source.
         build: what is built in beside the model.
 
     Raises:

@@ -11,7 +11,15 @@ from jitmk.codegen.sharing import Role, role_config, shared_code
 from jitmk.errors import CodegenError
 from jitmk.model.spec import ModelSpec
 from jitmk.program.chunks import chunk_bytes
-from jitmk.program.configs import MAX_GROUP, AttentionConfig, AttentionReduceConfig, Config, MatvecConfig, RopeConfig
+from jitmk.program.configs import (
+    FEW_SPLITS,
+    MAX_GROUP,
+    AttentionConfig,
+    AttentionReduceConfig,
+    Config,
+    MatvecConfig,
+    RopeConfig,
+)
 from jitmk.program.isa import Opcode
 from jitmk.program.kv_layout import KvLayout
 from jitmk.program.packing import BLOCK_COLUMNS, CHAINS, CHUNK_LIMIT, CONSUMER_WARPS, ceil_div
@@ -167,7 +175,7 @@ def _fitting(variants: Sequence[Variant], arch: GpuArch) -> Sequence[Variant]:
 
     def fit(config: Config) -> Config:
         if isinstance(config, AttentionReduceConfig) and groups:
-            return replace(config, most_splits=min(config.most_splits, most_splits(min(groups), arch.sm_count)))
+            return replace(config, only_few=most_splits(min(groups), arch.sm_count) <= FEW_SPLITS)
         if not isinstance(config, MatvecConfig):
             return config
         lone = not config.own_units and config.layout.units <= arch.sm_count

@@ -33,6 +33,9 @@ MERGED_COLUMNS = 2048
 REDUCED_SPLITS = 32
 """Splits that ATTENTION_REDUCE has in flight at once, at most; of more it takes so many at a time."""
 
+FEW_SPLITS = 16
+"""The same where there are no more: fewer loads."""
+
 ELEMENTWISE_VALUES = 256
 """Values of a unit of the opcodes that take a vector value by value."""
 
@@ -231,14 +234,14 @@ class AttentionReduceConfig:
 
     Attributes:
         heads, head_dim, output_copies: of the output.
-        most_splits: how many splits are expected at most; right also where there are more. Set when a kernel is
+        only_few: whether no more than FEW_SPLITS are expected; right also where there are. Set when a kernel is
             rendered, for a GPU of so many SMs; not in programs.
     """
 
     heads: int
     head_dim: int
     output_copies: int
-    most_splits: int = REDUCED_SPLITS
+    only_few: bool = False
 
 
 @dataclass(frozen=True)

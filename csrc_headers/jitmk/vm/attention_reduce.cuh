@@ -81,8 +81,7 @@ __device__ __forceinline__ void merge_splits(const Context<G>& context, const Pa
 
 template <class R, class G>
 __device__ __forceinline__ void consume_attention_reduce(Consumer<G>& consumer, Instruction in) {
-  // Splits that lanes have in flight together: fewer loads where there are few.
-  constexpr int FEW = 16, MOST = R::MOST_SPLITS <= FEW ? FEW : isa::REDUCED_SPLITS;
+  constexpr int AT_ONCE = R::ONLY_FEW ? isa::FEW_SPLITS : isa::REDUCED_SPLITS;  // splits that lanes have in flight together
   const Context<G>& context = consumer.context;
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
   const int splits = in[isa::attention_reduce::SPLITS];
@@ -96,10 +95,10 @@ __device__ __forceinline__ void consume_attention_reduce(Consumer<G>& consumer, 
     const int head = begin + u * stride;
     const PartialResults partial{input + head * R::PAIRS + pair, lse + head * isa::LSE_STRIDE};
     MergedPair merged;
-    if (MOST > FEW && splits <= FEW) {
-      merge_splits<R, FEW / R::SHARES>(context, partial, 0, splits, merged);
+    if (!R::ONLY_FEW && splits <= isa::FEW_SPLITS) {
+      merge_splits<R, isa::FEW_SPLITS / R::SHARES>(context, partial, 0, splits, merged);
     } else {
-      for (int first = 0; first < splits; first += MOST) merge_splits<R, MOST / R::SHARES>(context, partial, first, splits, merged);
+      for (int first = 0; first < splits; first += AT_ONCE) merge_splits<R, AT_ONCE / R::SHARES>(context, partial, first, splits, merged);
     }
     consumer.mark(Mark::INPUT);
     const auto add = [](float x, float y) { return x + y; };

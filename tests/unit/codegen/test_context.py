@@ -10,9 +10,11 @@ from jitmk.codegen.context import MAX_VARIANTS, MIN_RING_CHUNKS, render_context
 from jitmk.engine.step_programs import kernel_variants
 from jitmk.errors import CodegenError
 from jitmk.model.spec import ModelSpec
+from jitmk.program.configs import FEW_SPLITS
 from jitmk.program.isa import Opcode
 from jitmk.program.packing import CONSUMER_WARPS
-from tests.support.shapes import LLAMA_1B, LLAMA_405B
+from jitmk.schedule.cost import split_ladder
+from tests.support.shapes import LLAMA_1B, LLAMA_8B, LLAMA_405B
 from tests.support.tiny import tiny_spec
 
 
@@ -77,12 +79,32 @@ def test_units_are_alone_where_there_are_as_many_sms() -> None:
         assert consumers["qkv"]["LONE_UNITS"] == ("true" if consumers["qkv"]["OWN_UNITS"] == "false" else "false")
 
 
-@pytest.mark.parametrize(("kv_heads", "splits"), [(1, 32), (5, 26), (8, 16), (12, 11), (132, 1), (144, 1)])
-def test_no_more_splits_are_expected_than_the_gpu_has_sms_for(kv_heads: int, splits: int) -> None:
+@pytest.mark.parametrize(
+    ("kv_heads", "sms", "splits"),
+    [
+        (1, 132, 132),
+        (5, 132, 26),
+        (7, 132, 18),
+        (8, 132, 16),
+        (8, 148, 18),
+        (12, 132, 11),
+        (132, 132, 1),
+        (144, 132, 1),
+    ],
+)
+def test_the_code_for_many_splits_is_there_where_the_gpu_has_sms_for_them(kv_heads: int, sms: int, splits: int) -> None:
     spec = tiny_spec(num_heads=kv_heads, num_kv_heads=kv_heads)
-    context = render_context(kernel_variants(spec), spec, GpuArch.parse("sm_90a"))
+    assert split_ladder(spec, sms)[-1] == splits
+    context = render_context(kernel_variants(spec), spec, GpuArch.parse("sm_90a", sm_count=sms))
     (reduce,) = (op for op in context.ops if op.opcode is Opcode.ATTENTION_REDUCE)
-    assert {constant.name: constant.value for constant in reduce.constants}["MOST_SPLITS"] == str(splits)
+    constants = {constant.name: constant.value for constant in reduce.constants}
+    assert constants["ONLY_FEW"] == ("true" if splits <= FEW_SPLITS else "false")
+
+
+def test_gpus_of_nearly_as_many_sms_share_a_kernel() -> None:
+    for spec in (LLAMA_1B, LLAMA_8B):
+        sources = {render(kernel_variants(spec), spec, GpuArch.parse("sm_90a", sm_count=sms)) for sms in (114, 132)}
+        assert len(sources) == 1
 
 
 def test_a_rotation_that_the_device_code_cannot_do_is_refused() -> None:

@@ -125,6 +125,7 @@ constexpr int GRAIN_BYTES = 256;
 constexpr int LSE_WORDS = 4;
 constexpr int MERGED_SPLITS = 4;
 constexpr int REDUCED_SPLITS = 32;
+constexpr int FEW_SPLITS = 16;
 constexpr int ELEMENTWISE_VALUES = 256;
 constexpr int HOST_TOKENS = 4096;
 constexpr int NO_TOKEN = 2147483647;
@@ -859,7 +860,7 @@ struct Op9 {
     static constexpr int HEADS = 6;
     static constexpr int HEAD_DIM = 64;
     static constexpr int OUTPUT_COPIES = 2;
-    static constexpr int MOST_SPLITS = 32;
+    static constexpr bool ONLY_FEW = false;
   };
   using Shape = vm::AttentionReduce<Config>;
 

@@ -4,7 +4,8 @@ A unit is 8 consecutive rows. Its columns are dealt to the consumer warps in con
 slice in blocks of 32 columns: 8 rows x 32 columns are 512 bytes, 16 a lane, which is what a tensor-core instruction
 needs (`mma.m16n8k16` with the weights as A, whose lower 8 rows are the other 16 columns; the order of k within a block
 is free as long as the activations follow it). A chunk is a piece of a unit: the same blocks of every warp's slice, 16
-KB at most unless the model's rows call for another size (`chunks.py`).
+KB at most unless the model's rows call for another size (`chunks.py`). Slices are of one size; where they hold more
+blocks than there are columns, the last warps have fewer of a unit of one chunk, and zeros in one of several.
 
     unit    [chunks]                    contiguous, `unit_bytes`
     chunk   [warps][blocks of chunk]    contiguous, as even as blocks allow
@@ -67,8 +68,13 @@ class MatrixLayout:
         return self.blocks * BLOCK_COLUMNS
 
     @property
+    def unit_blocks(self) -> int:
+        """Blocks of a unit: of one chunk those that there are columns for, which lie in their order."""
+        return ceil_div(self.columns, BLOCK_COLUMNS) if self.chunks == 1 else self.blocks * CONSUMER_WARPS
+
+    @property
     def padded_columns(self) -> int:
-        return self.slice_columns * CONSUMER_WARPS
+        return self.unit_blocks * BLOCK_COLUMNS
 
     @property
     def chunks(self) -> int:
@@ -89,11 +95,6 @@ class MatrixLayout:
     @property
     def nbytes(self) -> int:
         return self.units * self.unit_bytes
-
-
-def column_layout(rows: int, columns: int) -> MatrixLayout:
-    """The layout of a matrix of which clusters of SMs have some columns each: in a unit, blocks are in their order."""
-    return MatrixLayout(rows, columns, chunk_limit=ceil_div(columns, CONSUMER_WARPS * BLOCK_COLUMNS))
 
 
 def pack(matrix: torch.Tensor, out: torch.Tensor | None = None, *, chunk_limit: int = CHUNK_LIMIT) -> torch.Tensor:
@@ -139,13 +140,15 @@ def _views(
     another order when they are packed; whoever copies goes word by word.
     """
     eights = BLOCK_COLUMNS // 8
+    # All blocks of one chunk are in their order, as if they were one warp's.
+    warps, of_chunk = (1, lambda _: layout.unit_blocks) if layout.chunks == 1 else (CONSUMER_WARPS, layout.chunk_blocks)
     # [unit, row, warp, block, eight, half, word] -> [unit, warp, block, row, eight, word, half]
-    tiles = padded.view(torch.int32).view(layout.units, UNIT_ROWS, CONSUMER_WARPS, layout.blocks, eights, 2, 2)
+    tiles = padded.view(torch.int32).view(layout.units, UNIT_ROWS, warps, -1, eights, 2, 2)
     tiles = tiles.permute(0, 2, 3, 1, 4, 6, 5)
     flat = packed.view(torch.int32)
-    for blocks, run in groupby(range(layout.chunks), layout.chunk_blocks):
+    for blocks, run in groupby(range(layout.chunks), of_chunk):
         chunks = len(list(run))
-        shape = (chunks, CONSUMER_WARPS, blocks, UNIT_ROWS, eights, 2, 2)
-        some = tiles[:, :, : chunks * blocks].view(-1, CONSUMER_WARPS, chunks, blocks, UNIT_ROWS, eights, 2, 2)
+        shape = (chunks, warps, blocks, UNIT_ROWS, eights, 2, 2)
+        some = tiles[:, :, : chunks * blocks].view(-1, warps, chunks, blocks, UNIT_ROWS, eights, 2, 2)
         yield some.permute(0, 2, 1, 3, 4, 5, 6, 7), flat[:, : math.prod(shape)].view(-1, *shape)
         tiles, flat = tiles[:, :, chunks * blocks :], flat[:, math.prod(shape) :]

@@ -12,11 +12,12 @@ __device__ __forceinline__ void head_logits(const LogitsParams& p, int warp, int
   for (int unit = warp; unit < head.units(); unit += warps) {
     const uint4* from = head.data + static_cast<i64>(unit) * blocks * BLOCK_PIECES + lane;
     float sum = 0;
-    // A warp's blocks of one chunk lie together, and there are as many chunks for each of the 8 warps.
+    // A warp's blocks of one chunk lie together, and each of several chunks has as many for each of the 8 warps.
     for (int index = 0; index < blocks; index += CONSUMER_WARPS) {
-      uint4 pieces[CONSUMER_WARPS];
+      uint4 pieces[CONSUMER_WARPS] = {};
 #pragma unroll
-      for (int i = 0; i < CONSUMER_WARPS; i++) pieces[i] = from[(index + i) * BLOCK_PIECES];
+      for (int i = 0; i < CONSUMER_WARPS; i++)
+        if (index + i < blocks) pieces[i] = from[(index + i) * BLOCK_PIECES];
       BlockWalk walk(head, index);
 #pragma unroll
       for (int i = 0; i < CONSUMER_WARPS; i++) {

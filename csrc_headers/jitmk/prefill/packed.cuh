@@ -15,7 +15,7 @@ struct Packed {
   const uint4* data;
   int rows, columns, blocks, chunks;
 
-  __device__ __forceinline__ int unit_blocks() const { return CONSUMER_WARPS * blocks; }
+  __device__ __forceinline__ int unit_blocks() const { return chunks == 1 ? (columns + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS : CONSUMER_WARPS * blocks; }
   __device__ __forceinline__ int units() const { return (rows + UNIT_ROWS - 1) / UNIT_ROWS; }
 };
 
@@ -65,17 +65,18 @@ __device__ __forceinline__ uint4 in_order(uint4 piece) { return make_uint4(piece
 // Packed to row-major. A warp reads 2 KB that lie together, so that four loads are on their way before the first store,
 // and stores 64 bytes of each of 8 rows a block.
 __device__ __forceinline__ void unpack(const Packed& m, uint4* to, int warp, int warps, int lane) {
-  constexpr int TOGETHER = 4;  // divides the blocks of every chunk, of which each warp has as many
+  constexpr int TOGETHER = 4;  // divides the blocks of each of several chunks, of which each warp has as many
   static_assert(CONSUMER_WARPS % TOGETHER == 0, "a group of blocks would cross a chunk");
-  const int groups = m.unit_blocks() / TOGETHER, row_pieces = m.columns / PIECE_VALUES;
+  const int blocks = m.unit_blocks(), groups = (blocks + TOGETHER - 1) / TOGETHER, row_pieces = m.columns / PIECE_VALUES;
   const int items = m.units() * groups;
   for (int item = warp; item < items; item += warps) {
-    const int unit = item / groups, row = unit * UNIT_ROWS + lane / ROW_PIECES;
-    const uint4* from = m.data + static_cast<i64>(item) * TOGETHER * BLOCK_PIECES + lane;
-    uint4 pieces[TOGETHER];
+    const int unit = item / groups, first = item % groups * TOGETHER, row = unit * UNIT_ROWS + lane / ROW_PIECES;
+    const uint4* from = m.data + (static_cast<i64>(unit) * blocks + first) * BLOCK_PIECES + lane;
+    uint4 pieces[TOGETHER] = {};
 #pragma unroll
-    for (int i = 0; i < TOGETHER; i++) pieces[i] = from[i * BLOCK_PIECES];
-    BlockWalk walk(m, item % groups * TOGETHER);
+    for (int i = 0; i < TOGETHER; i++)
+      if (first + i < blocks) pieces[i] = from[i * BLOCK_PIECES];
+    BlockWalk walk(m, first);
 #pragma unroll
     for (int i = 0; i < TOGETHER; i++) {
       const int column = walk.column() + lane % ROW_PIECES * PIECE_VALUES;

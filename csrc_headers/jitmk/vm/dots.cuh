@@ -5,13 +5,17 @@
 
 namespace jitmk::vm {
 
-// This warp's and lane's part of chunk c of a unit.
+// This warp's and lane's part of chunk c of a unit. Blocks that it misses are the unit's last one: weights, and no other
+// bits, for their input is zeros.
 template <class M, class G>
 __device__ __forceinline__ void read_chunk(const Consumer<G>& consumer, int c, const unsigned char* chunk, uint4* w) {
-  const int blocks = M::chunk_blocks(c);
-  const auto* weights = reinterpret_cast<const uint4*>(chunk) + consumer.context.warp * blocks * WARP_LANES + consumer.context.lane;
+  const int blocks = M::chunk_blocks(c), first = consumer.context.warp * blocks;
+  const auto* weights = reinterpret_cast<const uint4*>(chunk) + consumer.context.lane;
 #pragma unroll
-  for (int b = 0; b < blocks; b++) w[b] = weights[b * WARP_LANES];
+  for (int b = 0; b < blocks; b++) {
+    const bool every_warp = M::CHUNKS > 1 || (CONSUMER_WARPS - 1) * blocks + b < M::UNIT_BLOCKS;  // has this block
+    w[b] = weights[(every_warp ? first + b : min(first + b, M::UNIT_BLOCKS - 1)) * WARP_LANES];
+  }
 }
 
 // This warp's dot products of a unit. A block of weights is all of A: columns 0 to 3 of every 8 in its upper rows, below them

@@ -17,6 +17,7 @@ struct Embed : Config {
 template <class E>
 __device__ __forceinline__ i64 packed_offset(int row, int column) {
   constexpr int SLICE = E::BLOCKS * isa::BLOCK_COLUMNS;
+  constexpr int UNIT_BLOCKS = E::CHUNKS == 1 ? (E::HIDDEN_SIZE + isa::BLOCK_COLUMNS - 1) / isa::BLOCK_COLUMNS : E::BLOCKS * CONSUMER_WARPS;
   const int warp = column / SLICE, block = column % SLICE / isa::BLOCK_COLUMNS;
   int first = 0, blocks = 0;
 #pragma unroll
@@ -24,7 +25,7 @@ __device__ __forceinline__ i64 packed_offset(int row, int column) {
     const int begin = E::BLOCKS * c / E::CHUNKS, end = E::BLOCKS * (c + 1) / E::CHUNKS;
     if (block >= begin && block < end) first = begin, blocks = end - begin;
   }
-  const i64 block_index = static_cast<i64>(row / UNIT_ROWS) * E::BLOCKS * CONSUMER_WARPS + first * CONSUMER_WARPS + warp * blocks + (block - first);
+  const i64 block_index = static_cast<i64>(row / UNIT_ROWS) * UNIT_BLOCKS + first * CONSUMER_WARPS + warp * blocks + (block - first);
   const int place = (column & ~6) | (column & 2) << 1 | (column & 4) >> 1;
   return block_index * isa::BLOCK_BYTES + (row % UNIT_ROWS) * isa::BLOCK_COLUMNS * 2 + place % isa::BLOCK_COLUMNS * 2;
 }

@@ -13,7 +13,7 @@ __device__ __forceinline__ void load_matvec(Loader<G>& loader, Instruction in) {
   for (int i = 0; i < count; i++) {
     const unsigned char* from = weights + static_cast<i64>(begin + i * stride) * M::UNIT_BYTES;
     for (int c = 0; c < M::CHUNKS; c++) {
-      const int bytes = M::chunk_blocks(c) * CONSUMER_WARPS * isa::BLOCK_BYTES;
+      const int bytes = M::chunk_bytes(c);
       loader.load(from, bytes, (count - i) * M::CHUNKS - c - 1, M::OWN_UNITS ? 1 : CONSUMER_WARPS);
       from += bytes;
     }

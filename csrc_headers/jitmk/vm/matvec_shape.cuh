@@ -37,7 +37,9 @@ struct Matvec : Config {
   static constexpr bool LOOPED = Config::INPUT_IN_SHARED && EVEN && CHUNKS > 4 && MAX_BLOCKS % CHAINS == 0;
   // Of the sum behind a post-norm, published by a unit.
   static constexpr int SUM_VALUES = Config::POST_SUM ? (COLUMNS + UNITS - 1) / (UNITS > 0 ? UNITS : 1) : 0;
-  static constexpr int UNIT_BYTES = BLOCKS * CONSUMER_WARPS * isa::BLOCK_BYTES;
+  // Of a unit of one chunk only the blocks are there that have columns: the last warps may miss some.
+  static constexpr int UNIT_BLOCKS = CHUNKS == 1 ? (COLUMNS + isa::BLOCK_COLUMNS - 1) / isa::BLOCK_COLUMNS : BLOCKS * CONSUMER_WARPS;
+  static constexpr int UNIT_BYTES = UNIT_BLOCKS * isa::BLOCK_BYTES;
   static constexpr int INPUT_STRIDE = isa::copy_stride((COLUMNS + 1) / 2) * Config::INPUT_SPREAD;
   static constexpr int OUTPUT_STRIDE = isa::bf16_stride(EPILOGUE == Epilogue::GATED ? ROWS / 4 : (ROWS + 1) / 2);
   static constexpr int RESIDUAL_STRIDE = isa::copy_stride(ROWS);
@@ -46,7 +48,11 @@ struct Matvec : Config {
   static_assert(Config::POST == NormKind::NONE || Config::PROLOGUE != Prologue::MERGE, "one operand cannot be two inputs");
 
   __device__ static constexpr int first_block(int chunk) { return EVEN ? MAX_BLOCKS * chunk : BLOCKS * chunk / PARTS; }
+  // Of a warp's slice; and bytes of all warps' together.
   __device__ static constexpr int chunk_blocks(int chunk) { return EVEN ? MAX_BLOCKS : first_block(chunk + 1) - first_block(chunk); }
+  __device__ static constexpr int chunk_bytes(int chunk) {
+    return CHUNKS == 1 ? UNIT_BYTES : chunk_blocks(chunk) * CONSUMER_WARPS * isa::BLOCK_BYTES;
+  }
 };
 
 }  // namespace jitmk::vm

@@ -14,7 +14,8 @@ __device__ __forceinline__ void read_unit(const unsigned char* chunk, int lane, 
 #pragma unroll
   for (int s = 0; s < CONSUMER_WARPS; s++)
 #pragma unroll
-    for (int b = 0; b < M::BLOCKS; b++) w[s][b] = reinterpret_cast<const uint4*>(chunk)[(s * M::BLOCKS + b) * WARP_LANES + lane];
+    for (int b = 0; b < M::BLOCKS; b++)
+      if (s * M::BLOCKS + b < M::UNIT_BLOCKS) w[s][b] = reinterpret_cast<const uint4*>(chunk)[(s * M::BLOCKS + b) * WARP_LANES + lane];
 }
 
 // Exchanges the warps' slices of the input: x becomes all of it. Returns a lane's share of the sum of squares of the whole.
@@ -87,6 +88,7 @@ __device__ __forceinline__ void consume_own_units(Consumer<G>& consumer, Instruc
     for (int s = 0; s < CONSUMER_WARPS; s++) {
 #pragma unroll
       for (int b = 0; b < M::BLOCKS; b++) {
+        if (s * M::BLOCKS + b >= M::UNIT_BLOCKS) continue;
         if (s == 0)
           dots.multiply(b, w[s][b], x[s]);
         else

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jitmk.program.packing import (
+    BLOCK_BYTES,
     BLOCK_COLUMNS,
     CONSUMER_WARPS,
     UNIT_ROWS,
@@ -43,8 +44,13 @@ def test_chunks_tile_a_unit(rows: int, columns: int, limit: int) -> None:
     assert sum(sizes) == layout.blocks
     assert max(sizes) - min(sizes) <= 1
     assert all(0 < size <= limit for size in sizes)
-    assert layout.padded_columns - columns < CONSUMER_WARPS * BLOCK_COLUMNS
-    assert sum(size * CONSUMER_WARPS * 512 for size in sizes) == layout.unit_bytes
+    of_slices = sum(size * CONSUMER_WARPS * BLOCK_BYTES for size in sizes)
+    if layout.chunks == 1:
+        assert 0 <= layout.padded_columns - columns < BLOCK_COLUMNS
+        assert layout.unit_bytes == layout.padded_columns // BLOCK_COLUMNS * BLOCK_BYTES <= of_slices
+    else:
+        assert layout.padded_columns - columns < CONSUMER_WARPS * BLOCK_COLUMNS
+        assert of_slices == layout.unit_bytes
 
 
 @settings(max_examples=30, deadline=None)

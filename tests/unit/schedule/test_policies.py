@@ -84,7 +84,7 @@ def test_level_makes_up_for_an_uneven_phase() -> None:
         down, gate_up = (counts_of(schedule, f"layers.{layer}.{name}") for name in ("down", "gate_up"))
         assert sorted(down) == [1] * 4 + [2] * 4
         few, many = ({g for d, g in zip(down, gate_up, strict=True) if d == units} for units in (2, 1))
-        unit_bytes = [16 * 256, 16 * 1024]  # of gate_up, of down
+        unit_bytes = [16 * 96, 16 * 1024]  # of gate_up, of down
         (less,) = {round(max(many)) - round(max(few))}
         assert max(few) < min(many)
         assert abs(less * unit_bytes[0] - 0.7 * unit_bytes[1]) <= unit_bytes[0]

@@ -36,12 +36,11 @@ struct QueryFragment {
   uint4 block[BLOCKS];
   uint2 tail;
 
-  // query: [8 heads][stride] bf16 in shared memory.
-  __device__ __forceinline__ QueryFragment(const u16* query, int stride, int lane) {
-    const u16* row = query + lane / 4 * stride;
+  // row: the lane's dims of the first block, from lane % 4 * 8 on, bf16 in shared memory.
+  __device__ __forceinline__ QueryFragment(const u16* row, int lane) {
 #pragma unroll
-    for (int b = 0; b < BLOCKS; b++) block[b] = *reinterpret_cast<const uint4*>(row + b * 32 + lane % 4 * 8);
-    if constexpr (TAIL) tail = *reinterpret_cast<const uint2*>(row + BLOCKS * 32 + lane % 4 * 4);
+    for (int b = 0; b < BLOCKS; b++) block[b] = *reinterpret_cast<const uint4*>(row + b * 32);
+    if constexpr (TAIL) tail = *reinterpret_cast<const uint2*>(row + BLOCKS * 32 - lane % 4 * 4);
   }
 };
 

@@ -52,6 +52,14 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
   bool wanted[WORDS];
   u32 payload[WORDS];
   float4 cos_sin[PER_LANE], weight[ITEMS][PER_LANE];
+  // Where a quad's words go, counted from the first query. There are registers for one.
+  constexpr bool PLACED = ITEMS * PER_LANE == 1;
+  u32* queries = reinterpret_cast<u32*>(shared.query);
+  const auto place_of = [&](int item, int word) {
+    if (item < unit.heads) return item * AttentionShared<G>::QUERY_STRIDE / 2 + tile::fragment_word<D>(word);
+    return static_cast<int>(reinterpret_cast<u32*>(item == unit.heads ? shared.new_key : shared.new_value) - queries) + word;
+  };
+  int low = 0, high = 0;
 #pragma unroll
   for (int k = 0; k < ITEMS; k++) {
     const int item = context.warp + k * CONSUMER_WARPS;
@@ -66,7 +74,13 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
       if constexpr (A::QK_NORM != NormKind::NONE) weight[k][i] = quad_weight<Quads>(is_query ? operands.q_norm : operands.k_norm, quad);
     }
   }
-  wait_words(context, word, wanted, context.epoch(), Wait::QKV, head_of(context.warp) * (D / 2), payload, meanwhile);
+  wait_words(context, word, wanted, context.epoch(), Wait::QKV, head_of(context.warp) * (D / 2), payload, [&] {
+    if constexpr (PLACED) {
+      low = ptx::opaque(place_of(context.warp, Quads::low(context.lane)));
+      high = ptx::opaque(place_of(context.warp, Quads::high(context.lane)));
+    }
+    meanwhile();
+  });
 #pragma unroll
   for (int k = 0; k < ITEMS; k++) {
     const int item = context.warp + k * CONSUMER_WARPS;
@@ -81,16 +95,13 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
         for (int i = 0; i < PER_LANE; i++) x[i] = rotate(x[i], cos_sin[i]);
       }
     }
-    u32* target = reinterpret_cast<u32*>(is_query ? shared.query + item * AttentionShared<G>::QUERY_STRIDE
-                                         : is_key ? shared.new_key
-                                                  : shared.new_value);
     if (!wanted[2 * k * PER_LANE]) continue;
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
       const int quad = context.lane + i * WARP_LANES;
       const HeadQuad y = pack_quad(x[i]);
-      target[is_query ? tile::fragment_word<D>(Quads::low(quad)) : Quads::low(quad)] = y.low;
-      target[is_query ? tile::fragment_word<D>(Quads::high(quad)) : Quads::high(quad)] = y.high;
+      queries[PLACED ? low : place_of(item, Quads::low(quad))] = y.low;
+      queries[PLACED ? high : place_of(item, Quads::high(quad))] = y.high;
     }
   }
   __syncwarp();
@@ -117,13 +128,13 @@ __device__ __forceinline__ void append_new_token(const Consumer<G>& consumer, co
 }
 
 // Leaves a warp's sums in its slice, pair(n) of the lane's head and dims 8 n + 2 (lane % 4), and its softmax state in shared.
+// place: of the first pair.
 template <class A, class G, class Pair>
-__device__ __forceinline__ void leave_sums(const Consumer<G>& consumer, const AttentionUnit<A>& unit, SoftmaxState state, Pair pair) {
+__device__ __forceinline__ void leave_sums(const Consumer<G>& consumer, const AttentionUnit<A>& unit, int place, SoftmaxState state, Pair pair) {
   const Context<G>& context = consumer.context;
   const int head = context.lane / 4;
   if (head >= unit.heads) return;
   if (context.lane % 4 == 0) context.shared.attention.state[context.warp][head] = state;
-  const int place = A::sums_place(head) + context.lane % 4 * 2;
 #pragma unroll
   for (int n = 0; n < A::D / 8; n++) *reinterpret_cast<float2*>(reinterpret_cast<float*>(consumer.slice) + A::sums_place(place, n)) = pair(n);
 }
@@ -135,7 +146,7 @@ struct MergePlace {
   int head, quad, row;  // row: of the output
   u64* output;
   u64* lse;
-  int sums;  // in a warp's slice
+  int sums;  // in a warp's slice, counted in quads
 
   MergePlace() = default;
   // i: the thread's number, or that and a multiple of their number.
@@ -145,7 +156,7 @@ struct MergePlace {
         row(unit.split * A::HEADS + unit.head + head),
         output(outputs + 2 * (row * QUADS + quad)),
         lse(logarithms + row * isa::LSE_STRIDE + quad),
-        sums(A::sums_place(A::sums_place(head), quad / 2) + quad % 2 * 4) {}
+        sums(A::sums_place(A::sums_place(head), quad / 2) / 4 + quad % 2) {}
 
   // Has it worked out now, not where it is wanted.
   __device__ __forceinline__ void settle() { ptx::settle(output), ptx::settle(lse), sums = ptx::opaque(sums); }
@@ -158,21 +169,24 @@ __device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const A
   const auto& shared = consumer.context.shared.attention;
   const u32 epoch = consumer.context.epoch();
   // A warp without tiles has a sum of 0, zeros, and a maximum of -inf, which must not meet another.
-  const float new_score = unit.newest ? shared.new_score[at.head] : ptx::minus_infinity();
-  const float4 new_value = unpack_bf16(reinterpret_cast<const uint2*>(shared.new_value)[at.quad]);
+  const float score = shared.new_score[at.head], new_score = unit.newest ? score : ptx::minus_infinity();
+  const uint2 value = reinterpret_cast<const uint2*>(shared.new_value)[at.quad];
+  const float4 new_value = unpack_bf16(make_uint2(unit.newest ? value.x : 0, unit.newest ? value.y : 0));
   const unsigned char* slices = consumer.slice - consumer.context.warp * G::slice_bytes;
   SoftmaxState state[CONSUMER_WARPS];
   float4 sums[CONSUMER_WARPS];
 #pragma unroll
   for (int w = 0; w < CONSUMER_WARPS; w++) {
     state[w] = shared.state[w][at.head];
-    sums[w] = reinterpret_cast<const float4*>(slices + w * G::slice_bytes)[at.sums / 4];
+    sums[w] = reinterpret_cast<const float4*>(slices + w * G::slice_bytes)[at.sums];
   }
-  float maximum = fmaxf(new_score, tile::LOWEST_SCORE);
+  float of_pair[CONSUMER_WARPS / 2], maximum = fmaxf(new_score, tile::LOWEST_SCORE);
 #pragma unroll
-  for (int w = 0; w < CONSUMER_WARPS; w++) maximum = fmaxf(maximum, state[w].maximum);
-  float sum = unit.newest ? ptx::exp2_approx(new_score - maximum) : 0;
-  float4 x = unit.newest ? multiply(new_value, sum) : make_float4(0, 0, 0, 0);
+  for (int w = 0; w < CONSUMER_WARPS / 2; w++) of_pair[w] = fmaxf(state[2 * w].maximum, state[2 * w + 1].maximum);
+#pragma unroll
+  for (int w = 0; w < CONSUMER_WARPS / 2; w++) maximum = fmaxf(maximum, of_pair[w]);
+  float sum = ptx::exp2_approx(new_score - maximum);
+  float4 x = multiply(new_value, sum);
 #pragma unroll
   for (int w = 0; w < CONSUMER_WARPS; w++) {
     const float weight = ptx::exp2_approx(state[w].maximum - maximum);
@@ -209,19 +223,23 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
     TileRange<A> range;
     u64 *outputs, *logarithms;
     Place place;
+    int query_place, sums;
     WarpTiles<A, G> tiles;
     attention_prologue(consumer, unit, NewTokenOperands<A>(context, in), [&] {
       range = TileRange<A>(unit, splits, context.position(), window);
       outputs = context.params.words + in[isa::attention::OUTPUT], logarithms = context.params.words + in[isa::attention::LSE_OUT];
       place = Place(consumer, unit, outputs, logarithms, consumer.thread());
       place.settle();
+      query_place = ptx::opaque(context.lane / 4 * AttentionShared<G>::QUERY_STRIDE + context.lane % 4 * 8);
+      sums = ptx::opaque(A::sums_place(context.lane / 4) + context.lane % 4 * 2);
       tiles.read_first(consumer, context.warp < range.count());
     });
     consumer.mark(Mark::INPUT);
-    consumer.meet();
+    consumer.meet_after_poll();
+    u32 told = context.told();  // looked at only later, for that takes a while
     consumer.mark(Mark::MET);
     if (context.warp < range.count()) {
-      const tile::QueryFragment<A::D> query(context.shared.attention.query, AttentionShared<G>::QUERY_STRIDE, context.lane);
+      const tile::QueryFragment<A::D> query(context.shared.attention.query + query_place, context.lane);
       tile::AttentionAccumulator<A::D> accumulator;
       if constexpr (!Chunks::WHOLE_ROUND) tiles.find(consumer, context.warp);
       tiles.template add<true>(consumer, unit, range, query, context.warp, accumulator);
@@ -229,15 +247,16 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
         tiles.find(consumer, mine);
         tiles.template add<false>(consumer, unit, range, query, mine, accumulator);
       }
-      leave_sums(consumer, unit, {accumulator.maximum, accumulator.total()},
+      leave_sums(consumer, unit, sums, {accumulator.maximum, accumulator.total()},
                  [&](int n) { return make_float2(accumulator.output[n][0], accumulator.output[n][1]); });
     } else {
-      leave_sums(consumer, unit, {ptx::minus_infinity(), 0}, [](int) { return make_float2(0, 0); });
+      leave_sums(consumer, unit, sums, {ptx::minus_infinity(), 0}, [](int) { return make_float2(0, 0); });
     }
     const auto skip_the_rest = [&] { consumer.template skip_chunks<Chunks::HELD>(Chunks::of(range) - tiles.next); };
     if constexpr (!Chunks::WHOLE_ROUND) skip_the_rest();
     consumer.mark(Mark::DOTS);
-    consumer.meet();
+    consumer.meet(told);
+    told = context.told();
 #pragma unroll
     for (int p = 0; p < PLACES; p++) {
       const int quad = consumer.thread() + p * THREADS;
@@ -251,7 +270,7 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
       append_new_token(consumer, unit, layer);
       consumer.report_append();
     }
-    consumer.meet();  // slices and shared state may be overwritten from here on
+    consumer.meet(told);  // slices and shared state may be overwritten from here on
   }
 }
 

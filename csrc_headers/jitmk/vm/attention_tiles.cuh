@@ -25,7 +25,7 @@ struct Attention : Config {
 
   // What the product of a query and a key counts for in a softmax of base 2.
   __device__ __forceinline__ static float score(float product) {
-    constexpr float LOG2_E = 1.44269504f, LOG2_SCALE = static_cast<float>(Config::SCALE * 1.4426950408889634);
+    constexpr float LOG2_SCALE = static_cast<float>(Config::SCALE * 1.4426950408889634);
     if constexpr (Config::SOFT_CAP != 0) return soft_cap(product, Config::SOFT_CAP, Config::SCALE, LOG2_E);
     return product * LOG2_SCALE;
   }

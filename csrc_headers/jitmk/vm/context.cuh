@@ -136,6 +136,7 @@ template <class G, class Ask, class HaveCome>
 __device__ __forceinline__ void poll(const Context<G>& context, Wait wait, u32 index, Ask ask, HaveCome have_come) {
   do {
     ask();
+    __syncwarp();  // NOTE: without it the compiler had the flag looked at before the loads, and them wait for it
     context.while_polling(wait, index);
   } while (!__all_sync(ALL_LANES, have_come()));
 }

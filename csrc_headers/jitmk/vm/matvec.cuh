@@ -180,7 +180,7 @@ __device__ __forceinline__ void store_shared_units(Storer<G>& storer, Instructio
       const float scale = M::NORM ? ptx::rsqrt_approx(sum(squares) * (1.0f / M::COLUMNS) + M::NORM_EPS) : 1.0f;
       float y = sum(sums) * scale + present.bias;
       if constexpr (M::EPILOGUE != Epilogue::LOGITS) {
-        rows.publish(global_row, y, residual, active);
+        rows.publish(global_row, rows.word_of(global_row), y, residual, active);
       } else {
         y *= M::SCALE;
         if constexpr (M::SOFT_CAP != 0) y = soft_cap(y, M::SOFT_CAP);

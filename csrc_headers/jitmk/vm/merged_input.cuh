@@ -45,6 +45,7 @@ __device__ __forceinline__ void fetch_merged_input(Consumer<G>& consumer, Instru
         l[i][s] = ptx::load_relaxed_gpu(lse + head * isa::LSE_STRIDE + s * SPLIT_LSE);
       }
     }
+    __syncwarp();
     context.while_polling(Wait::PARTIAL_ATTENTION, 0);
     bool ready = true;
 #pragma unroll

@@ -70,9 +70,10 @@ __device__ __forceinline__ Moments warp_moments(float count, Value value, Inside
   return {count, mean, warp_sum(squares)};
 }
 
-// The norm of a vector of `count` values of which each consumer warp knows its part. The warps meet once.
+// The norm of a vector of `count` values of which each consumer warp knows its part. The warps meet once. polled: whether
+// they have looked for words since they last met.
 template <NormKind KIND, class G>
-__device__ __forceinline__ Normaliser exchange_moments(Consumer<G>& consumer, Moments mine, float count, float eps) {
+__device__ __forceinline__ Normaliser exchange_moments(Consumer<G>& consumer, Moments mine, float count, float eps, bool polled = true) {
   const Context<G>& context = consumer.context;
   // Two sets by turns: who still reads one is not past the meeting after this, so nobody writes it before then.
   auto& moments = context.shared.moments[consumer.meeting()];
@@ -80,7 +81,10 @@ __device__ __forceinline__ Normaliser exchange_moments(Consumer<G>& consumer, Mo
     moments.squares[context.warp] = mine.squares;
     if constexpr (KIND == NormKind::LAYER) moments.count[context.warp] = mine.count, moments.mean[context.warp] = mine.mean;
   }
-  consumer.meet();
+  if (polled)
+    consumer.meet_after_poll();
+  else
+    consumer.meet();
   return pool<KIND>(moments, count, eps);
 }
 

@@ -18,21 +18,16 @@ __device__ __forceinline__ void read_unit(const unsigned char* chunk, int lane, 
       if (s * M::BLOCKS + b < M::UNIT_BLOCKS) w[s][b] = reinterpret_cast<const uint4*>(chunk)[(s * M::BLOCKS + b) * WARP_LANES + lane];
 }
 
-// Exchanges the warps' slices of the input: x becomes all of it. Returns a lane's share of the sum of squares of the whole.
+// Leaves a warp's slice of the input, and a lane's share of its sum of squares, for all warps, which meet.
 template <class M, class G>
-__device__ __forceinline__ float share_input(Consumer<G>& consumer, uint2 mine, float square_sum, uint2 (&x)[CONSUMER_WARPS]) {
+__device__ __forceinline__ const SharedInput& share_input(Consumer<G>& consumer, uint2 mine, float square_sum) {
   const Context<G>& context = consumer.context;
-  const int lane = context.lane;
   // Two by turns: who still reads one is not past the meeting after this, so nobody writes it before then.
   SharedInput& shared = context.shared.inputs.input[consumer.meeting()];
-  shared.x[context.warp][lane] = mine;
-  if constexpr (M::NORM) shared.squares[context.warp * WARP_LANES + lane] = square_sum;
-  consumer.meet();
-#pragma unroll
-  for (int s = 0; s < CONSUMER_WARPS; s++) x[s] = shared.x[s][lane];
-  if constexpr (!M::NORM) return 0;
-  const auto* squares = reinterpret_cast<const float4*>(shared.squares);
-  return sum(squares[lane]) + sum(squares[lane + WARP_LANES]);
+  shared.x[context.warp][context.lane] = mine;
+  if constexpr (M::NORM) shared.squares[context.warp * WARP_LANES + context.lane] = square_sum;
+  consumer.meet_after_poll();
+  return shared;
 }
 
 // Warps take units in turn, each a chunk. They pass over the chunks of others without a look at their barriers, and the
@@ -49,8 +44,8 @@ __device__ __forceinline__ void consume_own_units(Consumer<G>& consumer, Instruc
   const u64* input = context.params.words + in[isa::matvec::INPUT] + copy * M::INPUT_STRIDE;
   const float* norm = M::NORM ? context.params.constants + in[isa::matvec::NORM] : nullptr;
   const Rows<M> rows(context, in);
-  const int first = context.warp, lane = context.lane;
-  const auto row_of = [=](int u) { return (begin + u * stride) * UNIT_ROWS + lane % UNIT_ROWS; };
+  const int first = context.warp, lane = context.lane, row = lane & (UNIT_ROWS - 1);
+  const auto row_of = [=](int u) { return (begin + u * stride) * UNIT_ROWS + row; };
   const auto inside = [=](int u) { return u < count && (M::ROWS % UNIT_ROWS == 0 || row_of(u) < M::ROWS); };
   consumer.mark(Mark::BEGIN);
   int passed = 0;  // chunks of this instruction
@@ -72,15 +67,27 @@ __device__ __forceinline__ void consume_own_units(Consumer<G>& consumer, Instruc
   }
   EpilogueOperands<M> operands;
   if (inside(first)) rows.fetch(operands, row_of(first));
+  u64* to = rows.word_of(row_of(first));
+  ptx::settle(to);  // where it goes is known before it is there
   Input<M> mine(consumer.slice, lane);
   const float square_sum = fetch_prologue<M>(consumer, in, input, norm, mine);
+  const SharedInput& shared = share_input<M>(consumer, mine[0], square_sum);
   uint2 x[CONSUMER_WARPS];
-  const float squares = share_input<M>(consumer, mine[0], square_sum, x);
+  float squares = 0;  // a lane's share of the whole
+  if (first < count) {
+#pragma unroll
+    for (int s = 0; s < CONSUMER_WARPS; s++) x[s] = shared.x[s][lane];
+    if constexpr (M::NORM) {
+      const auto* of_all = reinterpret_cast<const float4*>(shared.squares);
+      squares = sum(of_all[lane]) + sum(of_all[lane + WARP_LANES]);
+    }
+  }
 #pragma unroll 1
   for (int u = first; u < count; u += CONSUMER_WARPS) {
     if (u != first) {
       read_own(u);
       if (inside(u)) rows.fetch(operands, row_of(u));
+      to = rows.word_of(row_of(u));
     }
     Dots<M> dots;
     float all_squares = squares;
@@ -101,11 +108,11 @@ __device__ __forceinline__ void consume_own_units(Consumer<G>& consumer, Instruc
     const float share = dots.share(lane);
     float parts[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++) parts[i] = __shfl_sync(ALL_LANES, share, lane % UNIT_ROWS * 4 + i);
+    for (int i = 0; i < 4; i++) parts[i] = __shfl_sync(ALL_LANES, share, row * 4 + i);
     const float y = ((parts[0] + parts[1]) + (parts[2] + parts[3])) * scale + operands.bias;
     const bool wanted = inside(u);
     const float residual = rows.residual(context, operands, row_of(u), wanted);
-    rows.publish(row_of(u), y, residual, wanted && lane < UNIT_ROWS);
+    rows.publish(row_of(u), to, y, residual, wanted && lane < UNIT_ROWS);
   }
   consumer.mark(Mark::STORED);
   consumer.pass_chunks(count - passed);

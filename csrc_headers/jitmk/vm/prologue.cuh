@@ -155,8 +155,8 @@ __device__ __forceinline__ float fetch_normed_input(Consumer<G>& consumer, Instr
       if constexpr (!POST) return raw(i);
       return quads.in_slice(i) ? left[quads.local(i)] : make_float4(0, 0, 0, 0);
     };
-    const Normaliser norm =
-        exchange_moments<NormKind::LAYER>(consumer, warp_moments<NormKind::LAYER, PER_LANE>(quads.count(), value, inside), M::COLUMNS, M::NORM_EPS);
+    const Normaliser norm = exchange_moments<NormKind::LAYER>(consumer, warp_moments<NormKind::LAYER, PER_LANE>(quads.count(), value, inside),
+                                                              M::COLUMNS, M::NORM_EPS, !POST);
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) input.put(i, pack_bf16(add(multiply(norm(value(i)), weight[i]), bias[i])));
   }

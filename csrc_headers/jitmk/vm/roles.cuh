@@ -220,13 +220,18 @@ class Consumer {
 
   // Waits for the other consumer warps; what they wrote to shared memory before is visible after.
   //
-  // The barrier has no deadline, but whoever leaves counts as having come, so that those who wait go on. They find out that
-  // they have been told to leave before they can wait for somebody who will not come: at the next meeting, if not before.
-  __device__ __forceinline__ void meet() {
-    if (__any_sync(ALL_LANES, told_ != 0)) context.leave();
+  // The barrier has no deadline, but whoever leaves counts as having come, so that those who wait go on. Before they can wait
+  // for somebody who will not come they must look at the flag again, for it says by then that they have to leave, too. `told`:
+  // what they saw there since the last meeting.
+  __device__ __forceinline__ void meet(u32 told) {
+    if (__any_sync(ALL_LANES, told != 0)) context.leave();
+    meet_after_poll();
+  }
+  __device__ __forceinline__ void meet() { meet(context.told()); }
+  // The same for warps that have all looked for words since the last meeting, and at the flag meanwhile.
+  __device__ __forceinline__ void meet_after_poll() {
     context.begin_wait(Wait::CONSUMERS, 0);
     ptx::barrier_sync<MEETING, CONSUMER_THREADS>();
-    told_ = context.told();  // looked at only then, for that takes a while
     meetings_ ^= 1;
   }
 
@@ -256,7 +261,7 @@ class Consumer {
   int free_partials_ = 0;    // slots that are known to be free
   Cursor<Shared::RING_CHUNKS> chunk_;
   Cursor<PARTIAL_SLOTS> partial_;
-  u32 meetings_ = 0, told_ = 0;
+  u32 meetings_ = 0;
 };
 
 // The storer warp: adds the warps' partial sums, applies the epilogue, publishes the words.

@@ -48,11 +48,16 @@ struct Rows {
     return __uint_as_float(payload[0]);
   }
 
-  // y: the row's dot product, with scale and bias. active: whether the lane has one.
-  __device__ __forceinline__ void publish(int row, float y, float residual, bool active) const {
+  // Where the word of the output lies that has a row.
+  __device__ __forceinline__ u64* word_of(int row) const {
+    return output + isa::bf16_word(static_cast<u32>(row) / (M::EPILOGUE == Epilogue::GATED ? 4 : 2));
+  }
+
+  // y: the row's dot product, with scale and bias. to: its word. active: whether the lane has one.
+  __device__ __forceinline__ void publish(int row, u64* to, float y, float residual, bool active) const {
     if constexpr (M::EPILOGUE == Epilogue::RESIDUAL) {
       y = M::SCALE * y + residual;
-      publish_pair(row, y, active);
+      publish_pair(row, to, y, active);
       if (active) {
 #pragma unroll
         for (int copy = 0; copy < M::RESIDUAL_COPIES; copy++)
@@ -62,26 +67,26 @@ struct Rows {
       const float up = __shfl_down_sync(ALL_LANES, y, 1);
       const float activated = activate<M::ACTIVATION>(y) * up;
       const float neighbour = __shfl_down_sync(ALL_LANES, activated, 2);
-      if (active && row % 4 == 0) publish_word(row / 4, activated, neighbour);
+      if (active && row % 4 == 0) publish_word(to, activated, neighbour);
     } else if constexpr (M::EPILOGUE == Epilogue::ACTIVATED) {
-      publish_pair(row, activate<M::ACTIVATION>(y), active);
+      publish_pair(row, to, activate<M::ACTIVATION>(y), active);
     } else {
       static_assert(M::EPILOGUE == Epilogue::STORE, "logits are not published");
-      publish_pair(row, y, active);
+      publish_pair(row, to, y, active);
     }
   }
 
  private:
-  __device__ __forceinline__ void publish_pair(int row, float y, bool active) const {
+  __device__ __forceinline__ void publish_pair(int row, u64* to, float y, bool active) const {
     const float neighbour = __shfl_down_sync(ALL_LANES, y, 1);
-    if (active && row % 2 == 0) publish_word(row / 2, y, neighbour);
+    if (active && row % 2 == 0) publish_word(to, y, neighbour);
   }
 
   // The copies of the word that holds two neighbouring values of the output.
-  __device__ __forceinline__ void publish_word(int word, float low, float high) const {
+  __device__ __forceinline__ void publish_word(u64* to, float low, float high) const {
     const u64 w = make_word(ptx::pack_bf16(low, high), epoch);
 #pragma unroll
-    for (int copy = 0; copy < M::OUTPUT_COPIES; copy++) ptx::store_relaxed_gpu(output + copy * M::OUTPUT_STRIDE + isa::bf16_word(word), w);
+    for (int copy = 0; copy < M::OUTPUT_COPIES; copy++) ptx::store_relaxed_gpu(to + copy * M::OUTPUT_STRIDE, w);
   }
 };
 

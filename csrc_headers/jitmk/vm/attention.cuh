@@ -74,7 +74,7 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
       if constexpr (A::QK_NORM != NormKind::NONE) weight[k][i] = quad_weight<Quads>(is_query ? operands.q_norm : operands.k_norm, quad);
     }
   }
-  wait_words(context, word, wanted, context.epoch(), Wait::QKV, head_of(context.warp) * (D / 2), payload, [&] {
+  wait_words<2 * PER_LANE>(context, word, wanted, context.epoch(), Wait::QKV, head_of(context.warp) * (D / 2), payload, [&] {
     if constexpr (PLACED) {
       low = ptx::opaque(place_of(context.warp, Quads::low(context.lane)));
       high = ptx::opaque(place_of(context.warp, Quads::high(context.lane)));
@@ -242,11 +242,13 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
       const tile::QueryFragment<A::D> query(context.shared.attention.query + query_place, context.lane);
       tile::AttentionAccumulator<A::D> accumulator;
       if constexpr (!Chunks::WHOLE_ROUND) tiles.find(consumer, context.warp);
-      tiles.template add<true>(consumer, unit, range, query, context.warp, accumulator);
-      for (int mine = context.warp + CONSUMER_WARPS; mine < range.count(); mine += CONSUMER_WARPS) {
+      int mine = context.warp;
+      tiles.template add<true>(consumer, unit, range, query, mine, accumulator);
+      while ((mine += CONSUMER_WARPS) < range.count()) {
         tiles.find(consumer, mine);
         tiles.template add<false>(consumer, unit, range, query, mine, accumulator);
       }
+      tiles.leave_new_score(consumer, unit, range, mine - CONSUMER_WARPS);
       leave_sums(consumer, unit, sums, {accumulator.maximum, accumulator.total()},
                  [&](int n) { return make_float2(accumulator.output[n][0], accumulator.output[n][1]); });
     } else {

@@ -123,12 +123,18 @@ struct WarpTiles {
   const unsigned char* found;  // the tile, in the ring
   tile::KeyFragment<A::D> keys;
   tile::ValueFragment<A::D> values;
+  float scored[2][2];  // scores of the tile that was added last, of all its positions
 
-  // Finds tile `mine` of the unit. A warp passes over the chunks that hold none of its tiles.
+  // Finds tile `mine` of the unit. A warp passes over the chunks that hold none of its tiles, fewer than a round of all warps
+  // takes.
   __device__ __forceinline__ void find(Consumer<G>& consumer, int mine) {
-    consumer.template skip_chunks<Chunks::HELD>(mine / Chunks::TILES - next);
-    next = mine / Chunks::TILES + 1;
-    found = consumer.acquire_chunk() + mine % Chunks::TILES * A::TILE_BYTES;
+    const int chunk = static_cast<u32>(mine) / Chunks::TILES;
+    if constexpr (Chunks::HELD)
+      consumer.template skip_chunks<true>(chunk - next);
+    else
+      consumer.pass_chunks(chunk - next);
+    next = chunk + 1;
+    found = consumer.acquire_chunk() + (mine - chunk * Chunks::TILES) * A::TILE_BYTES;
   }
 
   // The first tile, if there is one and nobody need wait for it. Without one the warp reads what the copy engine may be
@@ -143,12 +149,12 @@ struct WarpTiles {
     }
   }
 
-  // Adds the tile that was found. The new position's key is put among the old ones, but its score is left by itself: its
-  // value is not among theirs.
+  // Adds the tile that was found. The new position's key is put among the old ones, but its score is left by itself
+  // (leave_new_score): its value is not among theirs.
   template <bool FIRST>
   __device__ __forceinline__ void add(Consumer<G>& consumer, const AttentionUnit<A>& unit, const TileRange<A>& range,
                                       const tile::QueryFragment<A::D>& query, int mine, tile::AttentionAccumulator<A::D>& accumulator) {
-    auto& shared = consumer.context.shared.attention;
+    const auto& shared = consumer.context.shared.attention;
     const int lane = consumer.context.lane;
     const int first = (range.first + mine) * tile::TILE_POSITIONS;
     const int place = consumer.context.position() - first;  // of the new one, if it is here
@@ -167,9 +173,8 @@ struct WarpTiles {
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         const int at = half * 8 + lane % 4 * 2 + i;
-        const float s = A::score(score[half][i]);  // of all: that is faster than to ask first
-        if (newest && at == place) shared.new_score[lane / 4] = s;
-        score[half][i] = at < place && (!A::WINDOW || at >= range.oldest - first) ? s : ptx::minus_infinity();
+        scored[half][i] = A::score(score[half][i]);  // of all: that is faster than to ask first
+        score[half][i] = at < place && (!A::WINDOW || at >= range.oldest - first) ? scored[half][i] : ptx::minus_infinity();
       }
     if constexpr (FIRST && EARLY) {
       accumulator.template add_tile<FIRST>(score, values);
@@ -177,6 +182,18 @@ struct WarpTiles {
       accumulator.template add_tile<FIRST>(score, tile::TileValues<A::D>(found, lane));
       consumer.release_chunk();
     }
+  }
+
+  // Leaves the new position's score for the merge, if tile `last`, which was added last, holds it.
+  __device__ __forceinline__ void leave_new_score(const Consumer<G>& consumer, const AttentionUnit<A>& unit, const TileRange<A>& range,
+                                                  int last) const {
+    const int place = consumer.context.position() - (range.first + last) * tile::TILE_POSITIONS, lane = consumer.context.lane;
+    if (!unit.newest || place >= tile::TILE_POSITIONS) return;
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+#pragma unroll
+      for (int i = 0; i < 2; i++)
+        if (half * 8 + lane % 4 * 2 + i == place) consumer.context.shared.attention.new_score[lane / 4] = scored[half][i];
   }
 };
 

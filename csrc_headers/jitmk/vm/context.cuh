@@ -141,11 +141,18 @@ __device__ __forceinline__ void poll(const Context<G>& context, Wait wait, u32 i
   } while (!__all_sync(ALL_LANES, have_come()));
 }
 
-// COUNT words a lane, as they are now; those that are not wanted carry `epoch`, and 0.
-template <int COUNT>
+// COUNT words a lane, as they are now; those that are not wanted carry `epoch`, and 0. ALIKE neighbours are wanted together: a
+// branch for each word would keep the next load waiting.
+template <int ALIKE, int COUNT>
 __device__ __forceinline__ void look_at_words(const u64* const (&word)[COUNT], const bool (&wanted)[COUNT], u32 epoch, u64 (&w)[COUNT]) {
 #pragma unroll
-  for (int i = 0; i < COUNT; i++) w[i] = wanted[i] ? ptx::load_relaxed_gpu(word[i]) : make_word(0, epoch);
+  for (u64& one : w) one = make_word(0, epoch);
+#pragma unroll
+  for (int first = 0; first < COUNT; first += ALIKE) {
+    if (!wanted[first]) continue;
+#pragma unroll
+    for (int i = first; i < first + ALIKE; i++) w[i] = ptx::load_relaxed_gpu(word[i]);
+  }
 }
 
 // Whether this lane's words carry `epoch`.
@@ -169,23 +176,23 @@ __device__ __forceinline__ void wait_words(const Context<G>& context, const u64*
 #pragma unroll
   for (bool& one : all_alike) one = wanted;
   u64 w[COUNT];
-  poll(context, wait, index, [&] { look_at_words(word, all_alike, epoch, w); }, [&] { return are_there(w, epoch, payload); });
+  poll(context, wait, index, [&] { look_at_words<COUNT>(word, all_alike, epoch, w); }, [&] { return are_there(w, epoch, payload); });
 }
 
-// The same with something to be done while the first look is on its way.
+// The same with something to be done while the first look is on its way; ALIKE neighbours are wanted together.
 //
 // NOTE: in a loop with the other looks, behind a condition, registers that meanwhile() fills would be held from one
 // instruction to the next.
-template <int COUNT, class G, class Meanwhile>
+template <int ALIKE, int COUNT, class G, class Meanwhile>
 __device__ __forceinline__ void wait_words(const Context<G>& context, const u64* const (&word)[COUNT], const bool (&wanted)[COUNT], u32 epoch,
                                            Wait wait, u32 index, u32 (&payload)[COUNT], Meanwhile meanwhile) {
   u64 w[COUNT];
-  look_at_words(word, wanted, epoch, w);
+  look_at_words<ALIKE>(word, wanted, epoch, w);
   meanwhile();
   while (true) {
     context.while_polling(wait, index);
     if (__all_sync(ALL_LANES, are_there(w, epoch, payload))) return;
-    look_at_words(word, wanted, epoch, w);
+    look_at_words<ALIKE>(word, wanted, epoch, w);
   }
 }
 

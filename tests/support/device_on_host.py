@@ -16,9 +16,11 @@ from jitmk.model.spec import ModelSpec
 
 _SHIM = Path(__file__).with_name("cuda_grid_on_host.h")
 
-# The one function of the kernels that is an instruction of the GPU, and what stands for it.
-_PACK_BF16 = re.compile(r"(u32 pack_bf16\(float low, float high\) \{)[^}]*\}")
-_PACK_ON_HOST = r"\1 return bf16_bits(low) | bf16_bits(high) << 16; }"
+# The functions of the kernels that are an instruction of the GPU, and what stands for them.
+_ON_HOST = {
+    "u32 pack_bf16(float low, float high)": "return bf16_bits(low) | bf16_bits(high) << 16;",
+    "float exp2_approx(float x)": "return std::exp2(x);",
+}
 
 BLOCKS = 3
 """CTAs of every grid here: few, so that each has to come back for more work."""
@@ -33,8 +35,10 @@ class HostKernels:
     """
 
     def __init__(self, spec: ModelSpec, folder: Path) -> None:
-        source, replaced = _PACK_BF16.subn(_PACK_ON_HOST, render_prefill(spec))
-        assert replaced == 1, "pack_bf16 looks different now"
+        source = render_prefill(spec)
+        for function, body in _ON_HOST.items():
+            source, replaced = re.subn(rf"({re.escape(function)}) \{{[^}}]*\}}", rf"\1 {{ {body} }}", source)
+            assert replaced == 1, f"{function} looks different now"
         self._spec = spec
         self._library = ctypes.CDLL(str(_compile(source, PREFILL_KERNELS, folder)))
 

@@ -101,18 +101,20 @@ class SplitCosts:
     """What splits add to a layer, in microseconds.
 
     Attributes:
-        merge_value_us: each value of each split beside the first, if the projection behind merges them.
+        merge_us: for each split beside the first, at least, if the projection behind merges them.
+        merge_value_us: each of their values, where that is more.
         reduce_us: a reduce phase for each `REDUCED_SPLITS` splits: a dependency more.
         reduce_value_us: each value of each partial result that a reduce phase merges: it is published and fetched.
     """
 
+    merge_us: float
     merge_value_us: float
     reduce_us: float
     reduce_value_us: float
 
 
-NARROW_COSTS = SplitCosts(0.23 / 1024, 1.4, 0.01 / 1024)
-WIDE_COSTS = SplitCosts(0.0, 0.92, 0.058 / 1024)
+NARROW_COSTS = SplitCosts(0.13, 0.23 / 1024, 1.4, 0.01 / 1024)
+WIDE_COSTS = SplitCosts(0.0, 0.0, 0.92, 0.058 / 1024)
 """Of models up to `NARROW`, and of wider ones, whose projections merge nothing. These and the following are fitted to
 steps on an H200: of four narrow models at 32 to 8192 positions with 1 to 26 splits, and of five models at 128 to 8192
 with 1 to 16 (docs/performance.md)."""
@@ -177,7 +179,7 @@ def choose_splits(spec: ModelSpec, sms: int, context: int) -> int:
 
     def merge_us(splits: int) -> float:
         if splits <= merged:  # one at least, which costs nothing
-            return (splits - 1) * spec.attention_size * costs.merge_value_us
+            return (splits - 1) * max(costs.merge_us, spec.attention_size * costs.merge_value_us)
         batches = ceil_div(splits, REDUCED_SPLITS)
         return batches * costs.reduce_us + splits * spec.attention_size * costs.reduce_value_us
 

@@ -27,7 +27,8 @@ pytestmark = pytest.mark.gpu
 GREEDY = DeviceSampling()
 FILTERED = DeviceSampling(1.3, 8, filters=Filters(top_k=30, top_p=0.9))
 START = 20
-STEPS = 100
+STEPS = 80
+"""No more than have one split on the models that are compared: how many there are depends on where a launch ends."""
 
 
 def _stream(live: Live, steps: int = STEPS, sampling: DeviceSampling = GREEDY) -> tuple[int, list[int]]:

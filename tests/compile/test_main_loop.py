@@ -14,7 +14,7 @@ import pytest
 from jitmk.arch import GpuArch
 from tests.compile.kernels import BY_NAME, CASES, compile_shape
 from tests.support.compilers import COMPILERS, require_compiler
-from tests.support.sass import main_loops, product_stretches, tensor_instructions
+from tests.support.sass import before_looks, main_loops, product_stretches, tensor_instructions
 
 LONGEST_LOOP = 1000
 """Instructions; main loops have some hundred, the walk over the queue has thousands."""
@@ -58,3 +58,12 @@ def test_lanes_are_known_to_be_together(name: str, arch_name: str, compiler_name
     listing = machine_code(name, arch_name, compiler_name, tmp_path)
     assert listing.count("VOTE") > 0
     assert listing.count("BRA.DIV") == 0
+
+
+@pytest.mark.parametrize("compiler_name", COMPILERS)
+@pytest.mark.parametrize(("name", "arch_name"), CASES)
+def test_polls_ask_before_they_look_at_the_flag(name: str, arch_name: str, compiler_name: str, tmp_path: Path) -> None:
+    # Otherwise each look waits for shared memory before its loads are issued, and everybody for the look.
+    polls = before_looks(machine_code(name, arch_name, compiler_name, tmp_path))
+    assert polls
+    assert [before for before in polls if any("LDS" in instruction for instruction in before)] == []

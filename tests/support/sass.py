@@ -11,6 +11,8 @@ _INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;")
 _BRANCH = re.compile(r"\bBRA\b.*`\((\.L_\w+)\)")
 _TENSOR = re.compile(r"\bHMMA\b")
 _SPILL = re.compile(r"\b(?:STL|LDL)\b")
+_LOOK = re.compile(r"\bLDG\.E\.128\.STRONG\.GPU\b")
+_POLL = 100  # instructions of a loop that polls, at most
 _LEAVES = re.compile(r"\b(?:BRA|EXIT|RET|BRX|JMP)\b")
 _CALL = re.compile(r"\bCALL\b")
 _GAP = 32  # instructions between two tensor instructions of one stretch
@@ -45,6 +47,18 @@ def product_stretches(listing: str) -> list[Loop]:
     return [stretch for function in _functions(listing) for stretch in _product_stretches(function)]
 
 
+def before_looks(listing: str) -> list[tuple[str, ...]]:
+    """Of each short loop that polls pairs of words, the instructions in front of the first load of a look."""
+    found = []
+    for function in _functions(listing):
+        text = function.instructions
+        for begin, end in _loops(function):
+            looks = [i for i in range(begin, end + 1) if _LOOK.search(text[i])]
+            if looks and end - begin < _POLL:
+                found.append(tuple(text[begin : looks[0]]))
+    return found
+
+
 def tensor_instructions(listing: str) -> int:
     """How many tensor-core instructions there are in all."""
     return sum(bool(_TENSOR.search(text)) for function in _functions(listing) for text in function.instructions)
@@ -63,15 +77,21 @@ def _functions(listing: str) -> list[_Function]:
     return [function for function in functions if function.instructions]
 
 
+def _loops(function: _Function) -> list[tuple[int, int]]:
+    """First and last instruction of what a branch goes back to."""
+    found = []
+    for at, instruction in enumerate(function.instructions):
+        branch = _BRANCH.search(instruction)
+        begin = function.labels.get(branch[1], at + 1) if branch else at + 1
+        if begin <= at:
+            found.append((begin, at))
+    return found
+
+
 def _main_loops(function: _Function) -> list[Loop]:
     text = function.instructions
     tensor = [i for i, instruction in enumerate(text) if _TENSOR.search(instruction)]
-    spans = []
-    for at, instruction in enumerate(text):
-        branch = _BRANCH.search(instruction)
-        begin = function.labels.get(branch[1], len(text)) if branch else len(text)
-        if begin <= at and any(begin <= i <= at for i in tensor):
-            spans.append((begin, at))
+    spans = [(begin, end) for begin, end in _loops(function) if any(begin <= i <= end for i in tensor)]
     inner = [(b, e) for b, e in spans if not any((x, y) != (b, e) and b <= x and y <= e for x, y in spans)]
     return [
         Loop(

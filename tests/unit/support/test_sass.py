@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.sass import Loop, main_loops, product_stretches, tensor_instructions
+from tests.support.sass import Loop, before_looks, main_loops, product_stretches, tensor_instructions
 
 _LISTING = """
         .section        .text.kernel,"ax",@progbits
@@ -55,3 +55,11 @@ def test_products_close_to_each_other_are_one_stretch() -> None:
     far = ["MOV R1, R2"] * 40
     assert product_stretches(_listing("LDL R4, [R1]", product)) == [Loop(4, 2, ("LDL R4, [R1]",))]
     assert product_stretches(_listing(*far, "STL [R1], R4", product)) == [Loop(1, 1, ()), Loop(1, 1, ())]
+
+
+def test_what_a_look_waits_for_is_found() -> None:
+    look = "LDG.E.128.STRONG.GPU R20, desc[UR32][R24.64]"
+    assert before_looks(_listing("IADD3 R1, R1, 1, RZ")) == []
+    inner, outer, again = before_looks(_listing("LDS R8, [UR16]", look, "LDS R9, [UR16]"))
+    assert inner[-1] == "LDS R8, [UR16]" and len(inner) == 3 and again == inner
+    assert outer == ("MOV R3, R4", *inner)

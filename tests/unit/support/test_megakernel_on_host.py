@@ -45,7 +45,11 @@ MISTAKES = {
         "while (!__all_sync(ALL_LANES, have_come()));",
         "while (!have_come());",
     ),
-    "norms of what the other warps have not said yet": ("vm/moments.cuh", "  consumer.meet();\n", "  __syncwarp();\n"),
+    "norms of what the other warps have not said yet": (
+        "vm/moments.cuh",
+        "    consumer.meet_after_poll();\n",
+        "    __syncwarp();\n",
+    ),
     "dots of a chunk that has not landed": (
         "vm/roles.cuh",
         "wait_barrier(context, &context.shared.chunk_full[chunk_.slot], chunk_.parity, Wait::RING_FULL, chunk_.slot);",
@@ -53,7 +57,7 @@ MISTAKES = {
     ),
     "one meeting too few": (
         "vm/attention.cuh",
-        "    consumer.meet();  // slices and shared state may be overwritten from here on\n",
+        "    consumer.meet(told);  // slices and shared state may be overwritten from here on\n",
         "",
     ),
 }

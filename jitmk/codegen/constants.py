@@ -32,7 +32,7 @@ def constants_of(config: Config) -> tuple[Constant, ...]:
     constants = [_constant(field.name, hints[field.name], getattr(config, field.name)) for field in fields(config)]
     if isinstance(config, MatvecConfig | EmbedConfig):
         layout = config.layout
-        constants += [_constant("blocks", int, layout.blocks), _constant("chunks", int, layout.chunks)]
+        constants += [_constant(name, int, getattr(layout, name)) for name in ("blocks", "chunks", "unit_blocks")]
     if isinstance(config, MatvecConfig):
         constants.append(_constant("input_in_shared", bool, config.input_in_shared))
     return tuple(constants)

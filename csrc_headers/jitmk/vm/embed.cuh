@@ -5,7 +5,7 @@
 
 namespace jitmk::vm {
 
-// Config is rendered from EmbedConfig, with BLOCKS and CHUNKS of the table's packed form, if it is the LM head (TIED).
+// Config is rendered from EmbedConfig, with BLOCKS, CHUNKS and UNIT_BLOCKS of the table's packed form, if it is the LM head (TIED).
 template <class Config>
 struct Embed : Config {
   static constexpr int OUTPUT_STRIDE = isa::bf16_stride(Config::HIDDEN_SIZE / 2), RESIDUAL_STRIDE = isa::copy_stride(Config::HIDDEN_SIZE);
@@ -17,7 +17,6 @@ struct Embed : Config {
 template <class E>
 __device__ __forceinline__ i64 packed_offset(int row, int column) {
   constexpr int SLICE = E::BLOCKS * isa::BLOCK_COLUMNS;
-  constexpr int UNIT_BLOCKS = E::CHUNKS == 1 ? (E::HIDDEN_SIZE + isa::BLOCK_COLUMNS - 1) / isa::BLOCK_COLUMNS : E::BLOCKS * CONSUMER_WARPS;
   const int warp = column / SLICE, block = column % SLICE / isa::BLOCK_COLUMNS;
   int first = 0, blocks = 0;
 #pragma unroll
@@ -25,7 +24,7 @@ __device__ __forceinline__ i64 packed_offset(int row, int column) {
     const int begin = E::BLOCKS * c / E::CHUNKS, end = E::BLOCKS * (c + 1) / E::CHUNKS;
     if (block >= begin && block < end) first = begin, blocks = end - begin;
   }
-  const i64 block_index = static_cast<i64>(row / UNIT_ROWS) * UNIT_BLOCKS + first * CONSUMER_WARPS + warp * blocks + (block - first);
+  const i64 block_index = static_cast<i64>(row / UNIT_ROWS) * E::UNIT_BLOCKS + first * CONSUMER_WARPS + warp * blocks + (block - first);
   const int place = (column & ~6) | (column & 2) << 1 | (column & 4) >> 1;
   return block_index * isa::BLOCK_BYTES + (row % UNIT_ROWS) * isa::BLOCK_COLUMNS * 2 + place % isa::BLOCK_COLUMNS * 2;
 }

@@ -15,7 +15,8 @@ constexpr int EARLY_BLOCKS = 16;
 
 enum class Epilogue { STORE, RESIDUAL, ACTIVATED, GATED, LOGITS };
 
-// One matvec. Config is rendered from MatvecConfig, with BLOCKS, 32-column blocks in a warp's slice, and CHUNKS of a unit.
+// One matvec. Config is rendered from MatvecConfig, with BLOCKS, 32-column blocks in a warp's slice, and CHUNKS and UNIT_BLOCKS
+// of a unit: in one of one chunk only the blocks that have columns, of which the last warps may miss some.
 template <class Config>
 struct Matvec : Config {
   using Config::BLOCKS, Config::CHUNKS, Config::COLUMNS, Config::EPILOGUE, Config::ROWS;
@@ -37,9 +38,7 @@ struct Matvec : Config {
   static constexpr bool LOOPED = Config::INPUT_IN_SHARED && EVEN && CHUNKS > 4 && MAX_BLOCKS % CHAINS == 0;
   // Of the sum behind a post-norm, published by a unit.
   static constexpr int SUM_VALUES = Config::POST_SUM ? (COLUMNS + UNITS - 1) / (UNITS > 0 ? UNITS : 1) : 0;
-  // Of a unit of one chunk only the blocks are there that have columns: the last warps may miss some.
-  static constexpr int UNIT_BLOCKS = CHUNKS == 1 ? (COLUMNS + isa::BLOCK_COLUMNS - 1) / isa::BLOCK_COLUMNS : BLOCKS * CONSUMER_WARPS;
-  static constexpr int UNIT_BYTES = UNIT_BLOCKS * isa::BLOCK_BYTES;
+  static constexpr int UNIT_BYTES = Config::UNIT_BLOCKS * isa::BLOCK_BYTES;
   static constexpr int INPUT_STRIDE = isa::copy_stride((COLUMNS + 1) / 2) * Config::INPUT_SPREAD;
   static constexpr int OUTPUT_STRIDE = isa::bf16_stride(EPILOGUE == Epilogue::GATED ? ROWS / 4 : (ROWS + 1) / 2);
   static constexpr int RESIDUAL_STRIDE = isa::copy_stride(ROWS);

@@ -65,13 +65,13 @@ def test_embedding_rows_lie_in_the_packed_head(tmp_path: Path) -> None:
     calls = []
     for rows, columns in TABLES:
         layout = MatrixLayout(rows, columns)
-        shape = f"Table<{layout.blocks}, {layout.chunks}, {columns}>"
+        shape = f"Table<{layout.blocks}, {layout.chunks}, {layout.unit_blocks}>"
         calls.append(
             f"  for (int r = 0; r < {rows}; r++) for (int c = 0; c < {columns}; c += 2)"
             f' std::printf("{rows} {columns} %d %d %lld\\n", r, c, packed_offset<{shape}>(r, c));'
         )
-    members = "static constexpr int BLOCKS = B, CHUNKS = C, HIDDEN_SIZE = H;"
-    table = f"template <int B, int C, int H> struct Table {{ {members} }};\n"
+    members = "static constexpr int BLOCKS = B, CHUNKS = C, UNIT_BLOCKS = U;"
+    table = f"template <int B, int C, int U> struct Table {{ {members} }};\n"
     main = "using namespace jitmk::vm;\n" + "\n".join(calls)
     found = run_on_host(_device("vm/embed.cuh") + table, main, tmp_path)
     assert len(found) == sum(rows * columns // 2 for rows, columns in TABLES)

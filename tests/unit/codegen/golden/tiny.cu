@@ -262,6 +262,7 @@ struct Op0 {
     static constexpr int CHUNK_LIMIT = 3;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr int UNIT_BLOCKS = 2;
   };
   using Shape = vm::Embed<Config>;
 
@@ -298,6 +299,7 @@ struct Op1 {
     static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr int UNIT_BLOCKS = 2;
     static constexpr bool INPUT_IN_SHARED = false;
   };
   struct ConsumeConfig {
@@ -326,6 +328,7 @@ struct Op1 {
     static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr int UNIT_BLOCKS = 2;
     static constexpr bool INPUT_IN_SHARED = false;
   };
   struct StoreConfig {
@@ -354,6 +357,7 @@ struct Op1 {
     static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 0;
     static constexpr int CHUNKS = 0;
+    static constexpr int UNIT_BLOCKS = 0;
     static constexpr bool INPUT_IN_SHARED = false;
   };
 
@@ -415,6 +419,7 @@ struct Op3 {
     static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 2;
     static constexpr int CHUNKS = 1;
+    static constexpr int UNIT_BLOCKS = 12;
     static constexpr bool INPUT_IN_SHARED = false;
   };
   struct ConsumeConfig {
@@ -443,6 +448,7 @@ struct Op3 {
     static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 2;
     static constexpr int CHUNKS = 1;
+    static constexpr int UNIT_BLOCKS = 12;
     static constexpr bool INPUT_IN_SHARED = false;
   };
   struct StoreConfig {
@@ -471,6 +477,7 @@ struct Op3 {
     static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 0;
     static constexpr int CHUNKS = 0;
+    static constexpr int UNIT_BLOCKS = 0;
     static constexpr bool INPUT_IN_SHARED = false;
   };
 
@@ -507,6 +514,7 @@ struct Op4 {
     static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr int UNIT_BLOCKS = 2;
     static constexpr bool INPUT_IN_SHARED = false;
   };
   struct ConsumeConfig {
@@ -535,6 +543,7 @@ struct Op4 {
     static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr int UNIT_BLOCKS = 2;
     static constexpr bool INPUT_IN_SHARED = false;
   };
   struct StoreConfig {
@@ -563,6 +572,7 @@ struct Op4 {
     static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 0;
     static constexpr int CHUNKS = 0;
+    static constexpr int UNIT_BLOCKS = 0;
     static constexpr bool INPUT_IN_SHARED = false;
   };
 
@@ -599,6 +609,7 @@ struct Op5 {
     static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr int UNIT_BLOCKS = 3;
     static constexpr bool INPUT_IN_SHARED = false;
   };
   struct ConsumeConfig {
@@ -627,6 +638,7 @@ struct Op5 {
     static constexpr bool BEHIND_OWN_UNITS = true;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr int UNIT_BLOCKS = 3;
     static constexpr bool INPUT_IN_SHARED = false;
   };
   struct StoreConfig {
@@ -655,6 +667,7 @@ struct Op5 {
     static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 0;
     static constexpr int CHUNKS = 0;
+    static constexpr int UNIT_BLOCKS = 0;
     static constexpr bool INPUT_IN_SHARED = false;
   };
 
@@ -691,6 +704,7 @@ struct Op6 {
     static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr int UNIT_BLOCKS = 2;
     static constexpr bool INPUT_IN_SHARED = false;
   };
   struct ConsumeConfig {
@@ -719,6 +733,7 @@ struct Op6 {
     static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr int UNIT_BLOCKS = 2;
     static constexpr bool INPUT_IN_SHARED = false;
   };
   struct StoreConfig {
@@ -747,6 +762,7 @@ struct Op6 {
     static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 1;
     static constexpr int CHUNKS = 1;
+    static constexpr int UNIT_BLOCKS = 2;
     static constexpr bool INPUT_IN_SHARED = false;
   };
 
@@ -790,6 +806,7 @@ struct Op8 {
     static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 2;
     static constexpr int CHUNKS = 1;
+    static constexpr int UNIT_BLOCKS = 12;
     static constexpr bool INPUT_IN_SHARED = false;
   };
   struct ConsumeConfig {
@@ -818,6 +835,7 @@ struct Op8 {
     static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 2;
     static constexpr int CHUNKS = 1;
+    static constexpr int UNIT_BLOCKS = 12;
     static constexpr bool INPUT_IN_SHARED = false;
   };
   struct StoreConfig {
@@ -846,6 +864,7 @@ struct Op8 {
     static constexpr bool BEHIND_OWN_UNITS = false;
     static constexpr int BLOCKS = 0;
     static constexpr int CHUNKS = 0;
+    static constexpr int UNIT_BLOCKS = 0;
     static constexpr bool INPUT_IN_SHARED = false;
   };
 

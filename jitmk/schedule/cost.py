@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil
 
 from jitmk.model.spec import ModelSpec
 from jitmk.program.chunks import chunk_limit
@@ -25,7 +26,7 @@ from jitmk.program.configs import (
 )
 from jitmk.program.fusion import Fusion
 from jitmk.program.kv_layout import TILE_POSITIONS, KvLayout
-from jitmk.program.packing import CHUNK_LIMIT, UNIT_ROWS, ceil_div
+from jitmk.program.packing import CHUNK_LIMIT, CONSUMER_WARPS, UNIT_ROWS, ceil_div
 from jitmk.program.program import MAX_CANDIDATES, NARROW, Phase
 
 WORD_BYTES = 8
@@ -113,7 +114,7 @@ class SplitCosts:
     reduce_value_us: float
 
 
-NARROW_COSTS = SplitCosts(0.13, 0.23 / 1024, 1.4, 0.01 / 1024)
+NARROW_COSTS = SplitCosts(0.13, 0.23 / 1024, 1.36, 0.01 / 1024)
 WIDE_COSTS = SplitCosts(0.0, 0.0, 0.92, 0.058 / 1024)
 """Of models up to `NARROW`, and of wider ones, whose projections merge nothing. These and the following are fitted to
 steps on an H200: of four narrow models at 32 to 8192 positions with 1 to 26 splits, and of five models at 128 to 8192
@@ -124,6 +125,10 @@ LONE_TILE_BYTES_PER_US = 76_000.0
 """How fast one SM gets through all of them: it keeps more loads in flight then (vm/attention_tiles.cuh)."""
 APART_TILE_BYTES_PER_US = 110_000.0
 """How fast an SM does that does nothing else (`attend_apart`): much has come before the queries do."""
+SHORT_HEAD, EARLY_ROUNDS = 64, 3
+EARLY_ROUND_US, LATER_ROUND_US = 0.1, 0.25
+"""The same for heads up to `SHORT_HEAD`, in rounds of a tile a warp: so many early ones are in registers before the
+queries come (`WarpTiles`, vm/attention_tiles.cuh)."""
 
 ATTENDING = Fraction(1, 5)
 """The part of the SMs that may do nothing but attend. Of 132, 5 to 24 of them paid on an H200, 32 and 40 did not
@@ -189,6 +194,10 @@ def choose_splits(spec: ModelSpec, sms: int, context: int) -> int:
         rate = TILE_BYTES_PER_US if splits > 1 else LONE_TILE_BYTES_PER_US
         if narrow and attend_apart(units, sms):
             rate = APART_TILE_BYTES_PER_US
+            if spec.head_dim <= SHORT_HEAD and merged > 1:
+                rounds = ceil_div(ceil(in_turn), CONSUMER_WARPS)
+                later = max(0, rounds - EARLY_ROUNDS)
+                return (rounds - later) * EARLY_ROUND_US + later * LATER_ROUND_US + merge_us(splits)
         return ceil_div(units, sms) * in_turn * layout.tile_bytes / rate + merge_us(splits)
 
     return min(split_ladder(spec, sms), key=layer_us)

@@ -5,7 +5,7 @@ What is checked runs wherever an `OpRunner` does: on a GPU, and on the host.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -56,6 +56,8 @@ class ModelPhases:
         spec: the model.
         capacity: positions of the cache.
         device: where they are run.
+        far: how far from 0 the scores of a position are, in about 23 units of log2 where heads have 64 dims; -1 for the
+            new one.
         seed: of everything that is random.
 
     Attributes:
@@ -63,7 +65,14 @@ class ModelPhases:
         rope: its tables, as the device reads them.
     """
 
-    def __init__(self, spec: ModelSpec, capacity: int, device: torch.device, seed: int = 1) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        capacity: int,
+        device: torch.device,
+        seed: int = 1,
+        far: Callable[[int], float] | None = None,
+    ) -> None:
         self.spec = spec
         self._device = device
         self._random = torch.Generator().manual_seed(seed)
@@ -74,6 +83,10 @@ class ModelPhases:
         self._weights = ReferenceWeights(spec, source)
         shape = (spec.num_layers, spec.num_kv_heads, capacity, spec.head_dim)
         self._keys, self._values = self._normal(*shape), self._normal(*shape)
+        self._far = far
+        if far is not None:
+            for position in range(capacity):
+                self._set_slow_dims(self._keys[:, :, position], far(position))
         self._cos, self._sin = rope_rows(spec, range(capacity))
         self.rope = torch.stack((self._cos, self._sin), dim=-1).contiguous().to(device)
 
@@ -150,8 +163,20 @@ class ModelPhases:
             return self._logarithms(merging[0])
         values = torch.randn(buffer.values, generator=self._random)
         if buffer.values == self.spec.qkv_rows:
-            values[: self.spec.attention_size] *= 2
+            queries = values[: self.spec.attention_size].view(-1, self.spec.head_dim)
+            queries *= 2
+            if self._far is not None:
+                self._set_slow_dims(queries, 8.0)
+                keys = values[self.spec.attention_size :].view(-1, self.spec.head_dim)[: self.spec.num_kv_heads]
+                self._set_slow_dims(keys, self._far(-1))
         return values.bfloat16().float() if buffer.kind is BufferKind.BF16 else values
+
+    @staticmethod
+    def _set_slow_dims(heads: torch.Tensor, value: float) -> None:
+        """Sets the dims of heads that rotate least. What roundings do to them, they do to all scores alike."""
+        half = heads.shape[-1] // 2
+        for end in (half, 2 * half):
+            heads[..., end - 8 : end] = value
 
     def _logarithms(self, phase: Phase) -> torch.Tensor:
         """Of the normalisers of splits, in units of log2: far apart, so that some vanish beside others, and without a

@@ -25,11 +25,14 @@ __device__ __forceinline__ int opaque(int x) {
   return x;
 }
 
-// Has an address worked out here, and not where it is wanted.
+// Has an address or a number worked out here, and not where it is wanted.
 template <class T>
 __device__ __forceinline__ void settle(T*& address) {
   asm volatile("" : "+l"(address));
 }
+__device__ __forceinline__ void settle(float& x) { asm volatile("" : "+f"(x)); }
+__device__ __forceinline__ void settle(u32& x) { asm volatile("" : "+r"(x)); }
+__device__ __forceinline__ void settle(int& x) { asm volatile("" : "+r"(x)); }
 
 [[noreturn]] __device__ __forceinline__ void exit_thread() {
   asm volatile("exit;");

@@ -5,6 +5,7 @@
 #pragma once
 #include "jitmk/ptx/convert.cuh"
 #include "jitmk/ptx/mma.cuh"
+#include "jitmk/ptx/special.cuh"
 
 namespace jitmk::tile {
 
@@ -84,14 +85,15 @@ struct KeyFragment {
     }
   }
 
-  // Puts another key, bf16 [D] in shared memory, in the place of a position's.
-  __device__ __forceinline__ void replace(int position, const u16* key, int lane) {
+  // Puts another key in the place of a position's. ahead: by how much that is ahead of position lane / 4, which it need not be a
+  // position of the tile for. row: the lane's dims of the key's first block, as for QueryFragment.
+  __device__ __forceinline__ void replace(int ahead, const u16* row, int lane) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      if (half * 8 + lane / 4 != position) continue;
+      if (ahead != half * 8) continue;
 #pragma unroll
-      for (int b = 0; b < BLOCKS; b++) blocks[half][b] = *reinterpret_cast<const uint4*>(key + b * 32 + lane % 4 * 8);
-      if constexpr (TAIL) tails[half] = *reinterpret_cast<const uint2*>(key + BLOCKS * 32 + lane % 4 * 4);
+      for (int b = 0; b < BLOCKS; b++) blocks[half][b] = *reinterpret_cast<const uint4*>(row + b * 32);
+      if constexpr (TAIL) tails[half] = *reinterpret_cast<const uint2*>(row + BLOCKS * 32 - lane % 4 * 4);
     }
   }
 
@@ -149,50 +151,86 @@ __device__ __forceinline__ void multiply_keys(const QueryFragment<D>& query, con
 }
 
 constexpr float LOWEST_SCORE = -1e30f;  // of any that a maximum is taken with: -inf must not meet -inf
+// Scores in units of log2 that are no further from 0 need no maximum taken from them: the sum of a million such exponentials
+// fits fp32 and bf16, and so does the least of them.
+constexpr float FAR_SCORE = 80.0f;
 
 // The running state of 8 heads on one warp. Lane l holds head l / 4; output[n] its dims 8n + 2q and the next.
 template <int D>
 struct AttentionAccumulator {
   static_assert(D % 16 == 0, "head_dim must be a multiple of 16");
   float output[D / 8][4];  // the upper half of each fragment belongs to heads 8..15, which do not exist
-  float maximum, sum;      // sum: of this lane's positions
+  float sums[4];           // the product with values that are 1: in [0], the sum of the warp's exponentials
+  float reference;         // what is taken from scores before their exponentials: 0, as long as none is far from it
 
-  // scores: as multiply_keys leaves them, in units of log2; -inf where a position does not count. FIRST: of this accumulator.
-  template <bool FIRST, class Values>
-  __device__ __forceinline__ void add_tile(const float (&scores)[2][2], const Values& values) {
-    float next = fmaxf(fmaxf(scores[0][0], scores[0][1]), fmaxf(scores[1][0], scores[1][1]));
-    next = fmaxf(next, FIRST ? LOWEST_SCORE : maximum);
-    next = fmaxf(next, __shfl_xor_sync(ALL_LANES, next, 1));
-    next = fmaxf(next, __shfl_xor_sync(ALL_LANES, next, 2));
-    float p[2][2];
+  // Adds some tiles. FIRST: of this accumulator. scores: as multiply_keys leaves products, in units of log2; -inf where a position
+  // does not count. far: whether one of this lane's may be far from 0. other_heads: anything, in registers, for heads 8..15 of each
+  // fragment; one with constants in it would be put together anew for each product.
+  template <bool FIRST, int TILES, class Values>
+  __device__ __forceinline__ void add_tiles(float (&scores)[TILES][2][2], bool far, const Values* values, const uint2* other_heads) {
+    float p[TILES][2][2];
+    take_exponentials(scores, p);
+    if (FIRST) reference = 0;
+    // Nearly always these will do: they are on their way while it is found out.
+    if (__any_sync(ALL_LANES, far || reference != 0)) {
+      refer_to_maximum<FIRST>(scores);
+      take_exponentials(scores, p);
+    }
+    constexpr u32 ONES = 0x3f803f80;
 #pragma unroll
-    for (int half = 0; half < 2; half++)
+    for (int t = 0; t < TILES; t++) {
+      const uint4 fragment =
+          make_uint4(ptx::pack_bf16(p[t][0][0], p[t][0][1]), other_heads[t].x, ptx::pack_bf16(p[t][1][0], p[t][1][1]), other_heads[t].y);
+      const bool first = FIRST && t == 0;
+      multiply(first, sums, fragment, ONES, ONES);
 #pragma unroll
-      for (int i = 0; i < 2; i++) p[half][i] = ptx::exp2_approx(scores[half][i] - next);
-    const float correction = FIRST ? 0.0f : ptx::exp2_approx(maximum - next), of_tile = (p[0][0] + p[0][1]) + (p[1][0] + p[1][1]);
-    maximum = next;
-    sum = FIRST ? of_tile : sum * correction + of_tile;
-    const u32 a0 = ptx::pack_bf16(p[0][0], p[0][1]), a2 = ptx::pack_bf16(p[1][0], p[1][1]);
-#pragma unroll
-    for (int pair = 0; pair < D / 16; pair++) {
-      const uint4 v = values[pair];
-      float (&left)[4] = output[2 * pair], (&right)[4] = output[2 * pair + 1];
-      if (FIRST) {
-        ptx::mma_m8n8k16_first(left, a0, a2, v.x, v.y);
-        ptx::mma_m8n8k16_first(right, a0, a2, v.z, v.w);
-      } else {
-        left[0] *= correction, left[1] *= correction;
-        right[0] *= correction, right[1] *= correction;
-        ptx::mma_m8n8k16(left, a0, a2, v.x, v.y);
-        ptx::mma_m8n8k16(right, a0, a2, v.z, v.w);
+      for (int pair = 0; pair < D / 16; pair++) {
+        const uint4 v = values[t][pair];
+        multiply(first, output[2 * pair], fragment, v.x, v.y);
+        multiply(first, output[2 * pair + 1], fragment, v.z, v.w);
       }
     }
   }
 
-  // The normaliser over all of the warp's positions, in every lane of a head.
-  __device__ __forceinline__ float total() const {
-    float t = sum + __shfl_xor_sync(ALL_LANES, sum, 1);
-    return t + __shfl_xor_sync(ALL_LANES, t, 2);
+ private:
+  template <int TILES>
+  __device__ __forceinline__ static void take_exponentials(const float (&scores)[TILES][2][2], float (&p)[TILES][2][2]) {
+#pragma unroll
+    for (int t = 0; t < TILES; t++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        p[t][i / 2][i % 2] = ptx::exp2_approx(scores[t][i / 2][i % 2]);
+        ptx::settle(p[t][i / 2][i % 2]);
+      }
+  }
+
+  __device__ __forceinline__ static void multiply(bool first, float (&d)[4], uint4 a, u32 b0, u32 b1) {
+    if (first)
+      ptx::mma_m16n8k16_first(d, a, b0, b1);
+    else
+      ptx::mma_m16n8k16(d, a, b0, b1);
+  }
+
+  // The online softmax: from here on scores are taken relative to the largest so far, and so are these.
+  template <bool FIRST, int TILES>
+  __device__ __forceinline__ void refer_to_maximum(float (&scores)[TILES][2][2]) {
+    const bool begun = !FIRST && sums[0] > 0;
+    float next = begun ? reference : LOWEST_SCORE;
+#pragma unroll
+    for (int t = 0; t < TILES; t++) next = fmaxf(next, fmaxf(fmaxf(scores[t][0][0], scores[t][0][1]), fmaxf(scores[t][1][0], scores[t][1][1])));
+    next = fmaxf(next, __shfl_xor_sync(ALL_LANES, next, 1));
+    next = fmaxf(next, __shfl_xor_sync(ALL_LANES, next, 2));
+#pragma unroll
+    for (int t = 0; t < TILES; t++)
+#pragma unroll
+      for (int half = 0; half < 2; half++) scores[t][half][0] -= next, scores[t][half][1] -= next;
+    if constexpr (!FIRST) {
+      const float correction = begun ? ptx::exp2_approx(reference - next) : 0.0f;
+#pragma unroll
+      for (float (&of_dims)[4] : output) of_dims[0] *= correction, of_dims[1] *= correction;
+      sums[0] *= correction;
+    }
+    reference = next;
   }
 };
 

@@ -51,7 +51,7 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
   const u64* word[WORDS];
   bool wanted[WORDS];
   u32 payload[WORDS];
-  float4 cos_sin[PER_LANE], weight[ITEMS][PER_LANE];
+  float4 cos_sin[ITEMS][PER_LANE], weight[ITEMS][PER_LANE];
   // Where a quad's words go, counted from the first query. There are registers for one.
   constexpr bool PLACED = ITEMS * PER_LANE == 1;
   u32* queries = reinterpret_cast<u32*>(shared.query);
@@ -70,7 +70,8 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
       const int quad = context.lane + i * WARP_LANES, at = 2 * (k * PER_LANE + i);
       word[at] = from + isa::bf16_word(Quads::low(quad)), word[at + 1] = from + isa::bf16_word(Quads::high(quad));
       wanted[at] = wanted[at + 1] = item < items && context.lane < Quads::QUADS;
-      if constexpr (A::ROTARY_DIM > 0) cos_sin[i] = angles<Quads>(operands.rope, quad);
+      // Values are rotated by nothing: that is faster than to ask.
+      if constexpr (A::ROTARY_DIM > 0) cos_sin[k][i] = angles<Quads>(is_query || is_key ? operands.rope : nullptr, quad);
       if constexpr (A::QK_NORM != NormKind::NONE) weight[k][i] = quad_weight<Quads>(is_query ? operands.q_norm : operands.k_norm, quad);
     }
   }
@@ -88,12 +89,12 @@ __device__ __forceinline__ void attention_prologue(Consumer<G>& consumer, const 
     float4 x[PER_LANE];
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) x[i] = HeadQuad{payload[2 * (k * PER_LANE + i)], payload[2 * (k * PER_LANE + i) + 1]}.values();
-    if (is_query || is_key) {
-      if constexpr (A::QK_NORM != NormKind::NONE) normalise_head<A::QK_NORM, Quads>(x, weight[k], A::QK_NORM_EPS, context.lane);
-      if constexpr (A::ROTARY_DIM > 0) {
+    if constexpr (A::QK_NORM != NormKind::NONE) {
+      if (is_query || is_key) normalise_head<A::QK_NORM, Quads>(x, weight[k], A::QK_NORM_EPS, context.lane);
+    }
+    if constexpr (A::ROTARY_DIM > 0) {
 #pragma unroll
-        for (int i = 0; i < PER_LANE; i++) x[i] = rotate(x[i], cos_sin[i]);
-      }
+      for (int i = 0; i < PER_LANE; i++) x[i] = rotate(x[i], cos_sin[k][i]);
     }
     if (!wanted[2 * k * PER_LANE]) continue;
 #pragma unroll
@@ -127,92 +128,141 @@ __device__ __forceinline__ void append_new_token(const Consumer<G>& consumer, co
     store_quad<Quads>(is_key, cache, slot, quad, {from[Quads::low(quad)], from[Quads::high(quad)]});
 }
 
-// Leaves a warp's sums in its slice, pair(n) of the lane's head and dims 8 n + 2 (lane % 4), and its softmax state in shared.
-// place: of the first pair.
-template <class A, class G, class Pair>
-__device__ __forceinline__ void leave_sums(const Consumer<G>& consumer, const AttentionUnit<A>& unit, int place, SoftmaxState state, Pair pair) {
-  const Context<G>& context = consumer.context;
-  const int head = context.lane / 4;
-  if (head >= unit.heads) return;
-  if (context.lane % 4 == 0) context.shared.attention.state[context.warp][head] = state;
-#pragma unroll
-  for (int n = 0; n < A::D / 8; n++) *reinterpret_cast<float2*>(reinterpret_cast<float*>(consumer.slice) + A::sums_place(place, n)) = pair(n);
+constexpr float LEAST_SUM = 1e-30f;  // less than any normaliser of something: exponentials are 2^-FAR_SCORE at least
+
+// The sum of COUNT values, a power of 2, in pairs.
+template <int COUNT, class Value>
+__device__ __forceinline__ float sum_of(Value value) {
+  if constexpr (COUNT == 1)
+    return value(0);
+  else
+    return sum_of<COUNT / 2>(value) + sum_of<COUNT / 2>([&](int i) { return value(i + COUNT / 2); });
 }
 
-// Where a thread finds what it merges, and where it publishes: a quad of dims of a head.
+// Something in shared memory, so many bytes behind a place that the compiler knows: that is one instruction.
+template <class T, class Base>
+__device__ __forceinline__ T* behind(Base* base, int bytes) {
+  return reinterpret_cast<T*>(reinterpret_cast<unsigned char*>(base) + bytes);
+}
+
+// Where a lane leaves its head's sums in its warp's slice: the first groups of dims, in bytes.
+template <class A>
+struct LeavePlace {
+  int sums[A::MIXES];
+
+  LeavePlace() = default;
+  __device__ __forceinline__ explicit LeavePlace(int lane) {
+#pragma unroll
+    for (int n = 0; n < A::MIXES; n++) {
+      sums[n] = (A::sums_place(lane / 4, n) + lane % 4 * 2) * 4;
+      if constexpr (A::D <= 128) ptx::settle(sums[n]);
+    }
+  }
+};
+
+// Leaves a warp's softmax state and sums, pair(n) of the lane's head and dims 8 n + 2 (lane % 4).
+template <class A, class G, class Pair>
+__device__ __forceinline__ void leave_sums(const Consumer<G>& consumer, const AttentionUnit<A>& unit, const LeavePlace<A>& to, SoftmaxState state,
+                                           Pair pair) {
+  const int head = consumer.context.lane / 4;
+  if (head >= unit.heads) return;
+  consumer.context.shared.attention.state[consumer.context.warp][head] = state;  // all four lanes of a head leave the same
+#pragma unroll
+  for (int n = 0; n < A::D / 8; n++) *behind<float2>(consumer.slice, to.sums[n % A::MIXES] + n / A::MIXES * A::MIXES * 32) = pair(n);
+}
+
+// Where a thread finds what it merges, and where it publishes: a pair of dims of a head, or two pairs where there are more than
+// threads.
 template <class A, class G>
 struct MergePlace {
-  static constexpr int QUADS = A::D / 4;
-  int head, quad, row;  // row: of the output
+  static constexpr int THREADS = CONSUMER_WARPS * WARP_LANES, PAIRS = A::GROUP * A::D / 2 <= THREADS ? 1 : 2, PARTS = A::D / 2 / PAIRS;  // of a head
+  int head, part;
   u64* output;
   u64* lse;
-  int sums;  // in a warp's slice, counted in quads
+  int sums;  // of the first warp, in bytes from this one's slice
 
   MergePlace() = default;
   // i: the thread's number, or that and a multiple of their number.
   __device__ __forceinline__ MergePlace(const Consumer<G>& consumer, const AttentionUnit<A>& unit, u64* outputs, u64* logarithms, int i)
-      : head(i / QUADS),
-        quad(i % QUADS),
-        row(unit.split * A::HEADS + unit.head + head),
-        output(outputs + 2 * (row * QUADS + quad)),
-        lse(logarithms + row * isa::LSE_STRIDE + quad),
-        sums(A::sums_place(A::sums_place(head), quad / 2) / 4 + quad % 2) {}
+      : head(i / PARTS), part(i % PARTS) {
+    const int row = unit.split * A::HEADS + unit.head + head;
+    output = outputs + (row * PARTS + part) * PAIRS;
+    lse = logarithms + row * isa::LSE_STRIDE + part;
+    sums = (A::sums_place(head, part * PAIRS / 4) + part * PAIRS % 4 * 2) * 4 - consumer.context.warp * G::slice_bytes;
+  }
 
   // Has it worked out now, not where it is wanted.
-  __device__ __forceinline__ void settle() { ptx::settle(output), ptx::settle(lse), sums = ptx::opaque(sums); }
+  __device__ __forceinline__ void settle() { ptx::settle(output), ptx::settle(lse), ptx::settle(sums); }
 };
 
-// Merges the warps' sums and the new token at some quad of dims, and publishes it. Of several splits each publishes its own
-// output, and for each head the logarithm of its normaliser: -inf and zeros where it has no position.
+// Merges the warps' sums and the new token at some dims, and publishes them. Of several splits each publishes its own output, and
+// for each head the logarithm of its normaliser: -inf and zeros where it has no position.
 template <class A, class G>
 __device__ __forceinline__ void merge_warps(const Consumer<G>& consumer, const AttentionUnit<A>& unit, int splits, const MergePlace<A, G>& at) {
-  const auto& shared = consumer.context.shared.attention;
+  constexpr int PAIRS = MergePlace<A, G>::PAIRS;
+  auto& shared = consumer.context.shared.attention;
   const u32 epoch = consumer.context.epoch();
-  // A warp without tiles has a sum of 0, zeros, and a maximum of -inf, which must not meet another.
-  const float score = shared.new_score[at.head], new_score = unit.newest ? score : ptx::minus_infinity();
-  const uint2 value = reinterpret_cast<const uint2*>(shared.new_value)[at.quad];
-  const float4 new_value = unpack_bf16(make_uint2(unit.newest ? value.x : 0, unit.newest ? value.y : 0));
-  const unsigned char* slices = consumer.slice - consumer.context.warp * G::slice_bytes;
   SoftmaxState state[CONSUMER_WARPS];
-  float4 sums[CONSUMER_WARPS];
+  float2 sums[CONSUMER_WARPS][PAIRS];
 #pragma unroll
-  for (int w = 0; w < CONSUMER_WARPS; w++) {
-    state[w] = shared.state[w][at.head];
-    sums[w] = reinterpret_cast<const float4*>(slices + w * G::slice_bytes)[at.sums];
+  for (int w = 0; w < CONSUMER_WARPS; w++) state[w] = shared.state[w][at.head];
+  const float score = shared.new_score[at.head];
+#pragma unroll
+  for (int w = 0; w < CONSUMER_WARPS; w++)
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++) sums[w][i] = *behind<const float2>(consumer.slice, at.sums + w * G::slice_bytes + i * 8);
+  u32 value[PAIRS], references = 0;
+#pragma unroll
+  for (int i = 0; i < PAIRS; i++) value[i] = reinterpret_cast<const u32*>(shared.new_value)[at.part * PAIRS + i];
+  float new_score = unit.newest ? score : ptx::minus_infinity(), reference = 0;
+#pragma unroll
+  for (int w = 0; w < CONSUMER_WARPS; w++) references |= __float_as_uint(state[w].reference);
+  const bool alike = references == 0 && !(unit.newest && fabsf(score) > tile::FAR_SCORE);
+  if (!alike) {
+    // A warp without a position counts for nothing.
+    reference = fmaxf(new_score, tile::LOWEST_SCORE);
+#pragma unroll
+    for (int w = 0; w < CONSUMER_WARPS; w++) reference = fmaxf(reference, state[w].sum > 0 ? state[w].reference : tile::LOWEST_SCORE);
+#pragma unroll
+    for (int w = 0; w < CONSUMER_WARPS; w++) {
+      const float weight = state[w].sum > 0 ? ptx::exp2_approx(state[w].reference - reference) : 0.0f;
+      state[w].sum *= weight;
+#pragma unroll
+      for (int i = 0; i < PAIRS; i++) sums[w][i].x *= weight, sums[w][i].y *= weight;
+    }
+    new_score -= reference;
   }
-  float of_pair[CONSUMER_WARPS / 2], maximum = fmaxf(new_score, tile::LOWEST_SCORE);
+  const float weight = ptx::exp2_approx(new_score);
+  float sum = weight + sum_of<CONSUMER_WARPS>([&](int w) { return state[w].sum; });
+  const float inverse = ptx::reciprocal_approx(fmaxf(sum, LEAST_SUM));
+  const u64 logarithm = make_word(__float_as_uint(reference + ptx::log2_approx(sum)), epoch);
+  u64 word[PAIRS];
 #pragma unroll
-  for (int w = 0; w < CONSUMER_WARPS / 2; w++) of_pair[w] = fmaxf(state[2 * w].maximum, state[2 * w + 1].maximum);
-#pragma unroll
-  for (int w = 0; w < CONSUMER_WARPS / 2; w++) maximum = fmaxf(maximum, of_pair[w]);
-  float sum = ptx::exp2_approx(new_score - maximum);
-  float4 x = multiply(new_value, sum);
-#pragma unroll
-  for (int w = 0; w < CONSUMER_WARPS; w++) {
-    const float weight = ptx::exp2_approx(state[w].maximum - maximum);
-    sum += weight * state[w].sum;
-    x = add(x, multiply(sums[w], weight));
+  for (int i = 0; i < PAIRS; i++) {
+    const u32 v = unit.newest ? value[i] : 0;
+    const float x = weight * ptx::low_bf16(v) + sum_of<CONSUMER_WARPS>([&](int w) { return sums[w][i].x; });
+    const float y = weight * ptx::high_bf16(v) + sum_of<CONSUMER_WARPS>([&](int w) { return sums[w][i].y; });
+    word[i] = make_word(ptx::pack_bf16(x * inverse, y * inverse), epoch);
   }
-  const uint2 y = pack_bf16(multiply(x, sum == 0 ? 0.0f : ptx::reciprocal_approx(sum)));
-  const u64 low = make_word(y.x, epoch), high = make_word(y.y, epoch), logarithm = make_word(__float_as_uint(maximum + ptx::log2_approx(sum)), epoch);
 #pragma unroll
   for (int copy = 0; copy < A::OUTPUT_COPIES; copy++) {
     if (copy > 0 && splits > (A::MERGED ? isa::MERGED_SPLITS : 1)) break;  // partial results have one copy
     const int results = A::MERGED ? splits : 1;
     u64* output = at.output + copy * isa::copy_stride(results * A::OUTPUT_WORDS);
-    ptx::store_relaxed_gpu(output, low), ptx::store_relaxed_gpu(output + 1, high);
-    if (splits > 1 && at.quad < isa::LSE_WORDS)
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++) ptx::store_relaxed_gpu(output + i, word[i]);
+    if (splits > 1 && at.part < isa::LSE_WORDS)
       ptx::store_relaxed_gpu(at.lse + copy * isa::bf16_stride(results * A::HEADS * isa::LSE_WORDS), logarithm);
   }
 }
 
-// What does not depend on the new token is done while its words are on their way: a warp reads its first tile, and each
-// thread works out what it will merge.
+// What does not depend on the new token is done while its words are on their way: a warp reads its first tiles, and each thread
+// works out what it will merge.
 template <class A, class G>
 __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruction in) {
   using Place = MergePlace<A, G>;
   using Chunks = TileChunks<A, G>;
-  constexpr int THREADS = CONSUMER_WARPS * WARP_LANES, PLACES = (A::GROUP * Place::QUADS + THREADS - 1) / THREADS;  // PLACES: of a thread
+  constexpr int PLACES = (A::GROUP * Place::PARTS + Place::THREADS - 1) / Place::THREADS;  // of a thread
   const Context<G>& context = consumer.context;
   const int begin = in[isa::UNIT_BEGIN], count = in[isa::UNIT_COUNT], stride = in[isa::UNIT_STRIDE];
   const int layer = in[isa::attention::LAYER], splits = in[isa::attention::SPLITS];
@@ -223,47 +273,44 @@ __device__ __forceinline__ void consume_attention(Consumer<G>& consumer, Instruc
     TileRange<A> range;
     u64 *outputs, *logarithms;
     Place place;
-    int query_place, sums;
+    LeavePlace<A> leave_place;
+    int query_place;
     WarpTiles<A, G> tiles;
     attention_prologue(consumer, unit, NewTokenOperands<A>(context, in), [&] {
       range = TileRange<A>(unit, splits, context.position(), window);
       outputs = context.params.words + in[isa::attention::OUTPUT], logarithms = context.params.words + in[isa::attention::LSE_OUT];
       place = Place(consumer, unit, outputs, logarithms, consumer.thread());
-      place.settle();
-      query_place = ptx::opaque(context.lane / 4 * AttentionShared<G>::QUERY_STRIDE + context.lane % 4 * 8);
-      sums = ptx::opaque(A::sums_place(context.lane / 4) + context.lane % 4 * 2);
-      tiles.read_first(consumer, context.warp < range.count());
+      if constexpr (A::D <= 128) place.settle();  // wider heads have no registers to spare
+      leave_place = LeavePlace<A>(context.lane);
+      query_place = (context.lane / 4 * AttentionShared<G>::QUERY_STRIDE + context.lane % 4 * 8) * 2;
+      ptx::settle(query_place);
+      tiles = WarpTiles<A, G>(context, unit, range);
+      tiles.read_first(consumer);
     });
     consumer.mark(Mark::INPUT);
     consumer.meet_after_poll();
     u32 told = context.told();  // looked at only later, for that takes a while
     consumer.mark(Mark::MET);
-    if (context.warp < range.count()) {
-      const tile::QueryFragment<A::D> query(context.shared.attention.query + query_place, context.lane);
+    if (tiles.any()) {
+      const tile::QueryFragment<A::D> query(behind<const u16>(context.shared.attention.query, query_place), context.lane);
       tile::AttentionAccumulator<A::D> accumulator;
-      if constexpr (!Chunks::WHOLE_ROUND) tiles.find(consumer, context.warp);
-      int mine = context.warp;
-      tiles.template add<true>(consumer, unit, range, query, mine, accumulator);
-      while ((mine += CONSUMER_WARPS) < range.count()) {
-        tiles.find(consumer, mine);
-        tiles.template add<false>(consumer, unit, range, query, mine, accumulator);
-      }
-      tiles.leave_new_score(consumer, unit, range, mine - CONSUMER_WARPS);
-      leave_sums(consumer, unit, sums, {accumulator.maximum, accumulator.total()},
+      tiles.add_first(consumer, query, accumulator);
+      tiles.add_others(consumer, query, accumulator);
+      leave_sums(consumer, unit, leave_place, {accumulator.reference, accumulator.sums[0]},
                  [&](int n) { return make_float2(accumulator.output[n][0], accumulator.output[n][1]); });
     } else {
-      leave_sums(consumer, unit, sums, {ptx::minus_infinity(), 0}, [](int) { return make_float2(0, 0); });
+      leave_sums(consumer, unit, leave_place, {0, 0}, [](int) { return make_float2(0, 0); });
     }
-    const auto skip_the_rest = [&] { consumer.template skip_chunks<Chunks::HELD>(Chunks::of(range) - tiles.next); };
+    const auto skip_the_rest = [&] { consumer.template skip_chunks<Chunks::HELD>(Chunks::of(range) - tiles.chunks_passed()); };
     if constexpr (!Chunks::WHOLE_ROUND) skip_the_rest();
     consumer.mark(Mark::DOTS);
     consumer.meet(told);
     told = context.told();
 #pragma unroll
     for (int p = 0; p < PLACES; p++) {
-      const int quad = consumer.thread() + p * THREADS;
-      if (quad >= unit.heads * Place::QUADS) continue;
-      merge_warps(consumer, unit, splits, p == 0 ? place : Place(consumer, unit, outputs, logarithms, quad));
+      const int part = consumer.thread() + p * Place::THREADS;
+      if (part >= unit.heads * Place::PARTS) continue;
+      merge_warps(consumer, unit, splits, p == 0 ? place : Place(consumer, unit, outputs, logarithms, part));
     }
     __syncwarp();
     consumer.mark(Mark::STORED);

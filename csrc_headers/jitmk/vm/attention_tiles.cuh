@@ -15,20 +15,20 @@ struct Attention : Config {
   static constexpr int TILE_BYTES = tile::TILE_POSITIONS * D * 2 * 2;
   static constexpr int OUTPUT_WORDS = HEADS * D / 2;  // of a split
   // A warp's sums lie in its slice as fp32 [heads][D], each head's groups of 8 dims in an order of its own: in the same one,
-  // stores of 8 heads would all go to the same banks. MIXED: the bits of a group's number that the head's are mixed into.
-  static constexpr int GROUPS_OF_8 = D / 8, MIXED = GROUPS_OF_8 % 8 == 0 ? 7 : GROUPS_OF_8 % 4 == 0 ? 3 : GROUPS_OF_8 % 2 == 0 ? 1 : 0;
+  // stores of 4 heads would all go to the same banks. MIXES: the groups that change places among themselves.
+  static constexpr int MIXES = D % 32 == 0 ? 4 : D % 16 == 0 ? 2 : 1;
+  __device__ __forceinline__ static int sums_place(int head, int group) { return head * D + (group ^ head % MIXES) * 8; }
 
-  // Where a head's first group of 8 dims lies in a slice, and from there on any group: D is a multiple of (MIXED + 1) * 8, so
-  // that one instruction finds it, and of groups MIXED + 1 apart it is known to be as far.
-  __device__ __forceinline__ static int sums_place(int head) { return head * D + (head & MIXED) * 8; }
-  __device__ __forceinline__ static int sums_place(int first, int group) { return (first ^ (group & MIXED) * 8) + (group & ~MIXED) * 8; }
-
+  static constexpr float LOG2_SCALE = static_cast<float>(Config::SCALE * 1.4426950408889634);
   // What the product of a query and a key counts for in a softmax of base 2.
   __device__ __forceinline__ static float score(float product) {
-    constexpr float LOG2_SCALE = static_cast<float>(Config::SCALE * 1.4426950408889634);
     if constexpr (Config::SOFT_CAP != 0) return soft_cap(product, Config::SOFT_CAP, Config::SCALE, LOG2_E);
     return product * LOG2_SCALE;
   }
+
+  // Scores of products that are no larger are not far from 0, and of no products where a cap keeps them near.
+  static constexpr float FAR_PRODUCT = tile::FAR_SCORE / LOG2_SCALE;
+  static constexpr bool MAY_BE_FAR = Config::SOFT_CAP == 0 || Config::SOFT_CAP * LOG2_E > tile::FAR_SCORE;
 };
 
 // A unit: which heads, of which part of the context.
@@ -113,88 +113,165 @@ __device__ __forceinline__ void load_attention(Loader<G>& loader, Instruction in
   }
 }
 
-// Attention of a warp over the unit's tiles: which it takes, and where they are.
+// Attention of a warp over its tiles of a unit: which they are, where they are, and what counts of them.
 template <class A, class G>
-struct WarpTiles {
+class WarpTiles {
+ public:
   using Chunks = TileChunks<A, G>;
-  // There are registers for the first tile, whole, while the warp waits.
+  // There are registers for the first tile, whole, while the warp waits, or for three. Those of wide models are for weights: SMs
+  // come just in time.
   static constexpr bool EARLY = A::D <= 128 && Chunks::WHOLE_ROUND;
-  int next = 0;                // chunk of the unit
-  const unsigned char* found;  // the tile, in the ring
-  tile::KeyFragment<A::D> keys;
-  tile::ValueFragment<A::D> values;
-  float scored[2][2];  // scores of the tile that was added last, of all its positions
+  static constexpr int FIRST_TILES = EARLY && A::D <= 64 && A::MERGED ? 3 : 1;
 
-  // Finds tile `mine` of the unit. A warp passes over the chunks that hold none of its tiles, fewer than a round of all warps
-  // takes.
-  __device__ __forceinline__ void find(Consumer<G>& consumer, int mine) {
-    const int chunk = static_cast<u32>(mine) / Chunks::TILES;
-    if constexpr (Chunks::HELD)
-      consumer.template skip_chunks<true>(chunk - next);
-    else
-      consumer.pass_chunks(chunk - next);
-    next = chunk + 1;
-    found = consumer.acquire_chunk() + (mine - chunk * Chunks::TILES) * A::TILE_BYTES;
-  }
-
-  // The first tile, if there is one and nobody need wait for it. Without one the warp reads what the copy engine may be
-  // writing, and makes nothing of it: registers that only a branch fills would be held from one instruction to the next. Race
-  // checkers, which do not know that it makes nothing of it, get the branch.
-  __device__ __forceinline__ void read_first(Consumer<G>& consumer, bool there) {
-    found = consumer.ring();
-    if (there && Chunks::WHOLE_ROUND) find(consumer, consumer.context.warp);
-    if constexpr (EARLY) {
-      if (!G::race_check || there) keys.read(found, consumer.context.lane), values.read(found, consumer.context.lane);
-      if (there) consumer.release_chunk();
+  WarpTiles() = default;
+  __device__ __forceinline__ WarpTiles(const Context<G>& context, const AttentionUnit<A>& unit, const TileRange<A>& range)
+      : mine_(context.warp),
+        count_(range.count()),
+        newest_(unit.newest ? context.position() : -1),
+        position_(context.position()),
+        far_(context.lane / 4 < unit.heads ? A::FAR_PRODUCT : -ptx::minus_infinity()),
+        key_(context.lane % 4 * 16),
+        range_(range) {
+    ptx::settle(far_), ptx::settle(key_);
+#pragma unroll
+    for (int t = 0; t < FIRST_TILES; t++) {
+      other_heads_[t] = make_uint2(context.lane + t, context.lane ^ (t + 1));
+      if constexpr (A::D <= 128) ptx::settle(other_heads_[t].x), ptx::settle(other_heads_[t].y);
+      has_[t] = mine_ + t * CONSUMER_WARPS < count_, place_[t] = place_in(t);
+      ptx::settle(has_[t]), ptx::settle(place_[t]);
     }
   }
 
-  // Adds the tile that was found. The new position's key is put among the old ones, but its score is left by itself
-  // (leave_new_score): its value is not among theirs.
-  template <bool FIRST>
-  __device__ __forceinline__ void add(Consumer<G>& consumer, const AttentionUnit<A>& unit, const TileRange<A>& range,
-                                      const tile::QueryFragment<A::D>& query, int mine, tile::AttentionAccumulator<A::D>& accumulator) {
-    const auto& shared = consumer.context.shared.attention;
-    const int lane = consumer.context.lane;
-    const int first = (range.first + mine) * tile::TILE_POSITIONS;
-    const int place = consumer.context.position() - first;  // of the new one, if it is here
-    const bool newest = unit.newest && place < tile::TILE_POSITIONS;
-    float score[2][2];
-    if constexpr (EARLY) {
-      if (!FIRST) keys.read(found, lane);
-      if (newest) keys.replace(place, shared.new_key, lane);
-      tile::multiply_keys(query, keys, score);
-    } else {
-      if (newest) tile::put_key<A::D>(const_cast<unsigned char*>(found), place, shared.new_key, lane);
-      tile::multiply_keys(query, tile::TileKeys<A::D>{found, lane}, score);
-    }
+  __device__ __forceinline__ bool any() const { return mine_ < count_; }
+  __device__ __forceinline__ int chunks_passed() const { return next_; }
+
+  // Reads the first tiles, if they are there and nobody need wait for them. Without one the warp reads what the copy engine may be
+  // writing, and makes nothing of it: registers that only a branch fills would be held from one instruction to the next. All lanes
+  // read the same then, which takes a quarter of the time. Race checkers, which do not know that nothing is made of it, get the
+  // branch.
+  __device__ __forceinline__ void read_first(Consumer<G>& consumer) {
+    found_ = consumer.ring();
+    int slots[FIRST_TILES] = {};
+    bool there[FIRST_TILES];
 #pragma unroll
-    for (int half = 0; half < 2; half++)
-#pragma unroll
-      for (int i = 0; i < 2; i++) {
-        const int at = half * 8 + lane % 4 * 2 + i;
-        scored[half][i] = A::score(score[half][i]);  // of all: that is faster than to ask first
-        score[half][i] = at < place && (!A::WINDOW || at >= range.oldest - first) ? scored[half][i] : ptx::minus_infinity();
+    for (int t = 0; t < FIRST_TILES; t++) {
+      there[t] = mine_ + t * CONSUMER_WARPS < count_;
+      if (there[t] && Chunks::WHOLE_ROUND) find(consumer, mine_ + t * CONSUMER_WARPS);
+      if constexpr (EARLY) {
+        const int lane = there[t] ? consumer.context.lane : 0;
+        if (!G::race_check || there[t]) keys_[t].read(found_, lane), values_[t].read(found_, lane);
+        if (there[t]) slots[t] = consumer.keep_chunk();
       }
-    if constexpr (FIRST && EARLY) {
-      accumulator.template add_tile<FIRST>(score, values);
+    }
+    if constexpr (EARLY) consumer.release_kept(slots, there);
+  }
+
+  // Adds the first tiles; there is one at least.
+  template <int TILES = FIRST_TILES>
+  __device__ __forceinline__ void add_first(Consumer<G>& consumer, const tile::QueryFragment<A::D>& query,
+                                            tile::AttentionAccumulator<A::D>& accumulator) {
+    if constexpr (TILES > 1) {
+      if (!has_[TILES - 1]) return add_first<TILES - 1>(consumer, query, accumulator);
+    }
+    if constexpr (EARLY) {
+      auto& shared = consumer.context.shared.attention;
+      const int lane = consumer.context.lane;
+      const auto* key = reinterpret_cast<const u16*>(reinterpret_cast<const unsigned char*>(shared.new_key) + key_);
+      float scores[TILES][2][2];
+#pragma unroll
+      for (int t = 0; t < TILES; t++) keys_[t].replace(place_[t] - lane / 4, key, lane);
+#pragma unroll
+      for (int t = 0; t < TILES; t++) tile::multiply_keys(query, keys_[t], scores[t]);
+      bool far = false;
+#pragma unroll
+      for (int t = 0; t < TILES; t++) far |= weigh(shared, lane, mine_ + t * CONSUMER_WARPS, place_[t], scores[t]);
+      accumulator.template add_tiles<true>(scores, far, values_, other_heads_);
     } else {
-      accumulator.template add_tile<FIRST>(score, tile::TileValues<A::D>(found, lane));
-      consumer.release_chunk();
+      if constexpr (!Chunks::WHOLE_ROUND) find(consumer, mine_);
+      add_found<true>(consumer, query, accumulator);
+    }
+    mine_ += TILES * CONSUMER_WARPS;
+  }
+
+  // Adds those that are left, one by one.
+  __device__ __forceinline__ void add_others(Consumer<G>& consumer, const tile::QueryFragment<A::D>& query,
+                                             tile::AttentionAccumulator<A::D>& accumulator) {
+    for (; mine_ < count_; mine_ += CONSUMER_WARPS) {
+      find(consumer, mine_);
+      add_found<false>(consumer, query, accumulator);
     }
   }
 
-  // Leaves the new position's score for the merge, if tile `last`, which was added last, holds it.
-  __device__ __forceinline__ void leave_new_score(const Consumer<G>& consumer, const AttentionUnit<A>& unit, const TileRange<A>& range,
-                                                  int last) const {
-    const int place = consumer.context.position() - (range.first + last) * tile::TILE_POSITIONS, lane = consumer.context.lane;
-    if (!unit.newest || place >= tile::TILE_POSITIONS) return;
-#pragma unroll
-    for (int half = 0; half < 2; half++)
-#pragma unroll
-      for (int i = 0; i < 2; i++)
-        if (half * 8 + lane % 4 * 2 + i == place) consumer.context.shared.attention.new_score[lane / 4] = scored[half][i];
+ private:
+  __device__ __forceinline__ int first_position(int tile) const { return (range_.first + tile) * tile::TILE_POSITIONS; }
+  // The place of the new position in the t-th tile from here, which it is not in unless it is the unit's.
+  __device__ __forceinline__ int place_in(int t) const { return newest_ - first_position(mine_ + t * CONSUMER_WARPS); }
+  __device__ __forceinline__ static bool is_inside(int place) { return place >= 0 && place < tile::TILE_POSITIONS; }
+
+  // Finds a tile. A warp passes over the chunks that hold none of its tiles, fewer than a round of all warps takes.
+  __device__ __forceinline__ void find(Consumer<G>& consumer, int tile) {
+    const int chunk = static_cast<u32>(tile) / Chunks::TILES;
+    if constexpr (Chunks::HELD)
+      consumer.template skip_chunks<true>(chunk - next_);
+    else
+      consumer.pass_chunks(chunk - next_);
+    next_ = chunk + 1;
+    found_ = consumer.acquire_chunk() + (tile - chunk * Chunks::TILES) * A::TILE_BYTES;
   }
+
+  // Adds the tile that was found, read as it is wanted.
+  template <bool FIRST>
+  __device__ __forceinline__ void add_found(Consumer<G>& consumer, const tile::QueryFragment<A::D>& query,
+                                            tile::AttentionAccumulator<A::D>& accumulator) {
+    auto& shared = consumer.context.shared.attention;
+    const int lane = consumer.context.lane, place = place_in(0);
+    float scores[1][2][2];
+    if constexpr (EARLY) {
+      keys_[0].read(found_, lane);
+      keys_[0].replace(place - lane / 4, shared.new_key + lane % 4 * 8, lane);
+      tile::multiply_keys(query, keys_[0], scores[0]);
+    } else {
+      if (is_inside(place)) tile::put_key<A::D>(const_cast<unsigned char*>(found_), place, shared.new_key, lane);
+      tile::multiply_keys(query, tile::TileKeys<A::D>{found_, lane}, scores[0]);
+    }
+    const bool far = weigh(shared, lane, mine_, place, scores[0]);
+    const tile::TileValues<A::D> values(found_, lane);
+    accumulator.template add_tiles<FIRST>(scores, far, &values, other_heads_);
+    consumer.release_chunk();
+  }
+
+  // Makes scores of a tile's products: -inf of positions that do not count, those past the new one or before the window, and the new
+  // one itself, whose value is not among the old ones and whose score is left for the merge. Returns whether one may be far from 0.
+  __device__ __forceinline__ bool weigh(AttentionShared<G>& shared, int lane, int tile, int place, float (&product)[2][2]) const {
+    const float largest = fmaxf(fmaxf(fabsf(product[0][0]), fabsf(product[0][1])), fmaxf(fabsf(product[1][0]), fabsf(product[1][1])));
+#pragma unroll
+    for (int i = 0; i < 4; i++) product[i / 2][i % 2] = A::score(product[i / 2][i % 2]);
+    const int first = first_position(tile);
+    if (first + tile::TILE_POSITIONS > position_ || (A::WINDOW && first < range_.oldest)) {
+      if (is_inside(place)) {
+        const float low = place & 1 ? product[0][1] : product[0][0], high = place & 1 ? product[1][1] : product[1][0];
+        if (lane % 4 == place % 8 / 2) shared.new_score[lane / 4] = place & 8 ? high : low;
+      }
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int at = first + i / 2 * 8 + lane % 4 * 2 + i % 2;
+        if (at >= position_ || (A::WINDOW && at < range_.oldest)) product[i / 2][i % 2] = ptx::minus_infinity();
+      }
+    }
+    return A::MAY_BE_FAR && largest > far_;
+  }
+
+  int mine_;  // the tile that is next
+  int count_, newest_, position_;
+  float far_;  // of products, for this lane; infinite for one without a head
+  int key_;    // bytes to the lane's dims of a key
+  TileRange<A> range_;
+  int next_ = 0;                               // chunk of the unit
+  const unsigned char* found_;                 // a tile, in the ring
+  int has_[FIRST_TILES], place_[FIRST_TILES];  // of the first tiles: whether they are there, and place_in
+  tile::KeyFragment<A::D> keys_[FIRST_TILES];
+  tile::ValueFragment<A::D> values_[FIRST_TILES];
+  uint2 other_heads_[FIRST_TILES];  // see AttentionAccumulator::add_tiles
 };
 
 }  // namespace jitmk::vm

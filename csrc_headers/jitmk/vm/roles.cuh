@@ -137,6 +137,22 @@ class Consumer {
     chunk_.advance();
   }
 
+  // The same in two parts: takes the chunk from here, which goes back later, and several of them behind one fence.
+  __device__ __forceinline__ int keep_chunk() {
+    const int slot = chunk_.slot;
+    chunk_.advance();
+    return slot;
+  }
+  template <int COUNT>
+  __device__ __forceinline__ void release_kept(const int (&slots)[COUNT], const bool (&kept)[COUNT]) {
+    ptx::fence_proxy_async_shared();
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+      if (kept[i] && (G::race_check || context.lane == 0)) ptx::mbarrier_arrive(&context.shared.chunk_empty[slots[i]]);
+    __syncwarp();
+  }
+
   // The next COUNT chunks, of which those that are `wanted(i)` come first: waits for them, hands each to read(i, chunk), and
   // then all of them back to the loader, with one fence.
   template <int COUNT, class Wanted, class Read>

@@ -16,9 +16,9 @@ struct UnitPartials {
   float square_sum[CONSUMER_WARPS];
 };
 
-// The running softmax of one query head on one warp: maximum in units of log2, and normaliser.
+// The running softmax of one query head on one warp: what was taken from its scores, in units of log2, and the normaliser.
 struct SoftmaxState {
-  float maximum, sum;
+  float reference, sum;
 };
 
 // How many values a warp has of a vector that a norm is taken of, their mean, and the sum of their squared distances from it.

@@ -32,11 +32,6 @@ inline void mma_m8n8k16(float (&d)[4], u32 a0, u32 a2, u32 b0, u32 b1) {
   add_products(d, a, b);
 }
 
-inline void mma_m8n8k16_first(float (&d)[4], u32 a0, u32 a2, u32 b0, u32 b1) {
-  for (float& x : d) x = 0;
-  mma_m8n8k16(d, a0, a2, b0, b1);
-}
-
 inline void mma_m16n8k16(float (&d)[4], uint4 a, u32 b0, u32 b1) {
   const Registers upper[2] = {Registers(a.x), Registers(a.z)}, lower[2] = {Registers(a.y), Registers(a.w)};
   const Registers b[2] = {Registers(b0), Registers(b1)};

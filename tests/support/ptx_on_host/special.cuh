@@ -8,7 +8,7 @@ inline u64 global_timer() { return 0; }
 inline u64 clock() { return machine::state.progress; }
 inline int opaque(int x) { return x; }
 template <class T>
-void settle(T*&) {}
+void settle(T&) {}
 inline unsigned char* settled(unsigned char* shared) { return shared; }
 template <int>
 void take_registers() {}

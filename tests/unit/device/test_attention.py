@@ -35,7 +35,7 @@ def test_over_the_cache_and_the_new_token(spec: ModelSpec, host_runners: HostRun
 
 @pytest.mark.parametrize(
     ("arch", "head_dim", "beside"),
-    [("sm_90a", 128, ()), ("sm_120a", 128, ()), ("sm_120a", 256, ()), ("sm_120a", 128, (WIDEST,))],
+    [("sm_90a", 64, ()), ("sm_90a", 128, ()), ("sm_120a", 128, ()), ("sm_120a", 256, ()), ("sm_120a", 128, (WIDEST,))],
 )
 def test_more_tiles_than_the_ring_holds(arch: str, head_dim: int, beside: tuple[Variant, ...], tmp_path: Path) -> None:
     """On sm_120a the ring is shorter than the way from one of a warp's tiles to its next (TileChunks)."""
@@ -46,6 +46,27 @@ def test_more_tiles_than_the_ring_holds(arch: str, head_dim: int, beside: tuple[
     model = ModelPhases(next(s for s in ATTENTION_SPECS if s.head_dim == head_dim), 640, CPU)
     for position, splits in ((599, 1), (599, 3), (150, 1)):
         model.check(OpRunner(launcher, CPU, SMS, kernel), ("layers.1.attention",), position, splits=splits)
+
+
+FAR = {
+    "above": lambda position: 8.0 if position >= 0 else 0.0,
+    "below": lambda position: -8.0 if position >= 0 else 0.0,
+    "apart": lambda position: 8.0 if position % 3 == 0 else -8.0,
+    "later": lambda position: 8.0 if position >= 130 else 0.0,
+    "at the end": lambda position: 8.0 if position >= 400 else 0.0,
+    "below at first": lambda position: -8.0 if 0 <= position < 300 else 0.0,
+    "the new one": lambda position: 8.0 if position < 0 else 0.0,
+}
+"""What scores are like, for which sums of their exponentials themselves will not do."""
+
+
+@pytest.mark.parametrize("far", FAR)
+@pytest.mark.parametrize("spec", [ATTENTION_SPECS[1], ATTENTION_SPECS[-4], ATTENTION_SPECS[-1]], ids=_name)
+def test_scores_may_be_far_from_0(spec: ModelSpec, far: str, host_runners: HostRunners) -> None:
+    runner = host_runners[f"attention-{spec.head_dim}"]
+    model = ModelPhases(spec, 640, CPU, far=FAR[far])
+    for position, splits in ((0, 1), (5, 2), (100, 1), (135, 1), (310, 3), (450, 1)):
+        model.check(runner, ("layers.1.attention",), position, splits=splits)
 
 
 @pytest.mark.parametrize("layer", [0, 1])

@@ -171,6 +171,7 @@ def _attention_config(spec: ModelSpec, fusion: Fusion, layer: int, copies: int) 
         0.0 if norm is None else norm.eps,
         fusion.rope,
         fusion.merge,
+        fusion.early_tiles(spec),
     )
 
 

@@ -30,6 +30,9 @@ MERGED_SPLITS = 4
 MERGED_COLUMNS = 2048
 """Columns at most of such a projection: two quads for each lane of the consumer warps, times the splits."""
 
+SHORT_HEAD = 64
+"""Dims of a head of whose tiles consumer warps have registers for several."""
+
 REDUCED_SPLITS = 32
 """Splits that ATTENTION_REDUCE has in flight at once, at most; of more it takes so many at a time."""
 
@@ -193,6 +196,7 @@ class AttentionConfig:
             normed and rotated.
         merged: whether the projection behind merges the results of `MERGED_SPLITS` splits or fewer: they have as many
             copies then as the output, for as many SMs poll them.
+        early_tiles: how many tiles of the cache a warp reads before it has the queries, at most.
     """
 
     heads: int
@@ -209,6 +213,7 @@ class AttentionConfig:
     qk_norm_eps: float = 0.0
     append: bool = True
     merged: bool = False
+    early_tiles: int = 1
 
     @property
     def groups_per_kv_head(self) -> int:

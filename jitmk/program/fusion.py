@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from jitmk.model.spec import ModelSpec, QkNormScope
-from jitmk.program.configs import MERGED_COLUMNS, MERGED_SPLITS
+from jitmk.program.configs import MERGED_COLUMNS, MERGED_SPLITS, SHORT_HEAD
 from jitmk.program.program import NARROW
 
 
@@ -40,6 +40,14 @@ class Fusion:
     def merged_splits(self) -> int:
         """Into how many parts attention may split the context before they have to be merged by a phase of its own."""
         return MERGED_SPLITS if self.merge else 1
+
+    def early_tiles(self, spec: ModelSpec) -> int:
+        """How many tiles of the cache a warp reads before it has the queries.
+
+        With three an SM is later to look for their words, which only one can afford that has little else to do, as in
+        narrow models. Registers are enough for short heads, and in kernels without post-norms.
+        """
+        return 3 if self.merge and spec.head_dim <= SHORT_HEAD and not spec.post_norm else 1
 
     def possible(self, spec: ModelSpec) -> Fusion:
         """What of this the device code can do for a model.

@@ -125,10 +125,9 @@ LONE_TILE_BYTES_PER_US = 76_000.0
 """How fast one SM gets through all of them: it keeps more loads in flight then (vm/attention_tiles.cuh)."""
 APART_TILE_BYTES_PER_US = 110_000.0
 """How fast an SM does that does nothing else (`attend_apart`): much has come before the queries do."""
-SHORT_HEAD, EARLY_ROUNDS = 64, 3
 EARLY_ROUND_US, LATER_ROUND_US = 0.1, 0.25
-"""The same for heads up to `SHORT_HEAD`, in rounds of a tile a warp: so many early ones are in registers before the
-queries come (`WarpTiles`, vm/attention_tiles.cuh)."""
+"""The same where warps read several tiles early (`Fusion.early_tiles`), for each round of a tile a warp: of those, and of
+later ones."""
 
 ATTENDING = Fraction(1, 5)
 """The part of the SMs that may do nothing but attend. Of 132, 5 to 24 of them paid on an H200, 32 and 40 did not
@@ -178,12 +177,13 @@ def choose_splits(spec: ModelSpec, sms: int, context: int) -> int:
         A member of `split_ladder(spec, sms)`; the smallest of those that are equally fast.
     """
     layout, narrow = KvLayout(spec.head_dim), spec.hidden_size <= NARROW
-    costs, merged = NARROW_COSTS if narrow else WIDE_COSTS, Fusion.of(spec, True).merged_splits
+    costs, fusion = NARROW_COSTS if narrow else WIDE_COSTS, Fusion.of(spec, True)
+    early = fusion.early_tiles(spec)
     windows = Counter(layer.window for layer in spec.layers)
     tiles = [(layout.tiles(min(context, window or context)), layers) for window, layers in windows.items()]
 
     def merge_us(splits: int) -> float:
-        if splits <= merged:  # one at least, which costs nothing
+        if splits <= fusion.merged_splits:  # one at least, which costs nothing
             return (splits - 1) * max(costs.merge_us, spec.attention_size * costs.merge_value_us)
         batches = ceil_div(splits, REDUCED_SPLITS)
         return batches * costs.reduce_us + splits * spec.attention_size * costs.reduce_value_us
@@ -194,9 +194,9 @@ def choose_splits(spec: ModelSpec, sms: int, context: int) -> int:
         rate = TILE_BYTES_PER_US if splits > 1 else LONE_TILE_BYTES_PER_US
         if narrow and attend_apart(units, sms):
             rate = APART_TILE_BYTES_PER_US
-            if spec.head_dim <= SHORT_HEAD and merged > 1:
+            if early > 1:
                 rounds = ceil_div(ceil(in_turn), CONSUMER_WARPS)
-                later = max(0, rounds - EARLY_ROUNDS)
+                later = max(0, rounds - early)
                 return (rounds - later) * EARLY_ROUND_US + later * LATER_ROUND_US + merge_us(splits)
         return ceil_div(units, sms) * in_turn * layout.tile_bytes / rate + merge_us(splits)
 

@@ -118,10 +118,9 @@ template <class A, class G>
 class WarpTiles {
  public:
   using Chunks = TileChunks<A, G>;
-  // There are registers for the first tile, whole, while the warp waits, or for three. Those of wide models are for weights: SMs
-  // come just in time.
+  // There are registers for the first tiles, whole, while the warp waits.
   static constexpr bool EARLY = A::D <= 128 && Chunks::WHOLE_ROUND;
-  static constexpr int FIRST_TILES = EARLY && A::D <= 64 && A::MERGED ? 3 : 1;
+  static constexpr int FIRST_TILES = EARLY ? A::EARLY_TILES : 1;
 
   WarpTiles() = default;
   __device__ __forceinline__ WarpTiles(const Context<G>& context, const AttentionUnit<A>& unit, const TileRange<A>& range)

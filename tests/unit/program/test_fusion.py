@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -33,3 +34,12 @@ def test_projections_of_narrow_models_merge_splits(hidden: int, splits: int) -> 
     spec = tiny_spec(hidden_size=hidden)
     assert Fusion.of(spec, True).merged_splits == Fusion.of(spec, Fusion(norm=False)).merged_splits == splits
     assert Fusion.of(spec, False).merged_splits == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "tiles"), [({}, 3), ({"head_dim": 128}, 1), ({"post_norm": True}, 1), ({"hidden_size": NARROW + 64}, 1)]
+)
+def test_tiles_of_short_heads_are_read_early_in_narrow_models(changes: dict[str, Any], tiles: int) -> None:
+    spec = tiny_spec(**{"hidden_size": NARROW, "head_dim": 64} | changes)
+    assert Fusion.of(spec, True).early_tiles(spec) == tiles
+    assert Fusion.of(spec, False).early_tiles(spec) == 1

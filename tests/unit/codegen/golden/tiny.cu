@@ -383,6 +383,7 @@ struct Op2 {
     static constexpr float QK_NORM_EPS = 0.000000000e+00f;
     static constexpr bool APPEND = true;
     static constexpr bool MERGED = true;
+    static constexpr int EARLY_TILES = 3;
   };
   using Shape = vm::Attention<Config>;
 

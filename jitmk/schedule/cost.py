@@ -126,8 +126,8 @@ LONE_TILE_BYTES_PER_US = 76_000.0
 APART_TILE_BYTES_PER_US = 110_000.0
 """How fast an SM does that does nothing else (`attend_apart`): much has come before the queries do."""
 EARLY_ROUND_US, LATER_ROUND_US = 0.1, 0.25
-"""The same where warps read several tiles early (`Fusion.early_tiles`), for each round of a tile a warp: of those, and of
-later ones."""
+"""The same where warps read several tiles early (`Fusion.early_tiles`), for each round of a tile a warp: of those, and
+of later ones."""
 
 ATTENDING = Fraction(1, 5)
 """The part of the SMs that may do nothing but attend. Of 132, 5 to 24 of them paid on an H200, 32 and 40 did not

@@ -176,8 +176,8 @@ class AttentionConfig:
     """Attention of one new token over the cache: norms and rotates q and k, appends k and v, online softmax.
 
     A unit is a head group (up to MAX_GROUP query heads of one key/value head) over one split of the context. Each split
-    publishes its own normalised output; where there are several, also the logarithm of its normaliser: maximum + log2
-    of the sum, in units of log2. A split that has no positions has zeros and -inf. The attention output is the mean of
+    publishes its own normalised output; where there are several, also the logarithm of its normaliser, the sum of 2 to
+    the power of each score in units of log2. A split that has no positions has zeros and -inf. The attention output is the mean of
     the splits, weighed by 2^lse (Flash-Decoding, Dao et al. 2023); ATTENTION_REDUCE computes it, or the projection
     behind (`Prologue.MERGE`).
 

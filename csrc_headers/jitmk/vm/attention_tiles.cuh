@@ -118,9 +118,10 @@ template <class A, class G>
 class WarpTiles {
  public:
   using Chunks = TileChunks<A, G>;
-  // There are registers for the first tiles, whole, while the warp waits.
+  // There are registers for the first tiles, whole, while the warp waits. It keeps their chunks until it has read them all, so that
+  // the ring must hold all from the first to the last: a shorter one would wait for itself.
   static constexpr bool EARLY = A::D <= 128 && Chunks::WHOLE_ROUND;
-  static constexpr int FIRST_TILES = EARLY ? A::EARLY_TILES : 1;
+  static constexpr int FIRST_TILES = EARLY && (A::EARLY_TILES - 1) * Chunks::STEP < G::Shared::RING_CHUNKS ? A::EARLY_TILES : 1;
 
   WarpTiles() = default;
   __device__ __forceinline__ WarpTiles(const Context<G>& context, const AttentionUnit<A>& unit, const TileRange<A>& range)

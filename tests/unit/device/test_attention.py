@@ -35,7 +35,14 @@ def test_over_the_cache_and_the_new_token(spec: ModelSpec, host_runners: HostRun
 
 @pytest.mark.parametrize(
     ("arch", "head_dim", "beside"),
-    [("sm_90a", 64, ()), ("sm_90a", 128, ()), ("sm_120a", 128, ()), ("sm_120a", 256, ()), ("sm_120a", 128, (WIDEST,))],
+    [
+        ("sm_90a", 64, ()),
+        ("sm_120a", 64, (WIDEST,)),
+        ("sm_90a", 128, ()),
+        ("sm_120a", 128, ()),
+        ("sm_120a", 256, ()),
+        ("sm_120a", 128, (WIDEST,)),
+    ],
 )
 def test_more_tiles_than_the_ring_holds(arch: str, head_dim: int, beside: tuple[Variant, ...], tmp_path: Path) -> None:
     """On sm_120a the ring is shorter than the way from one of a warp's tiles to its next (TileChunks)."""

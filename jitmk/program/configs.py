@@ -177,9 +177,9 @@ class AttentionConfig:
 
     A unit is a head group (up to MAX_GROUP query heads of one key/value head) over one split of the context. Each split
     publishes its own normalised output; where there are several, also the logarithm of its normaliser, the sum of 2 to
-    the power of each score in units of log2. A split that has no positions has zeros and -inf. The attention output is the mean of
-    the splits, weighed by 2^lse (Flash-Decoding, Dao et al. 2023); ATTENTION_REDUCE computes it, or the projection
-    behind (`Prologue.MERGE`).
+    the power of each score in units of log2. A split that has no positions has zeros and -inf. The attention output is
+    the mean of the splits, weighed by 2^lse (Flash-Decoding, Dao et al. 2023); ATTENTION_REDUCE computes it, or the
+    projection behind (`Prologue.MERGE`).
 
     Attributes:
         heads, kv_heads, head_dim, group: shapes; `group` query heads are a unit's at most.

@@ -85,7 +85,7 @@ def compile_for_host(
     source, library = folder / "kernel.cpp", folder / LIBRARY
     source.write_text(f'#include "machine_on_host.h"\n{device}\n#line 1 "entry"\n{_ENTRY}', encoding="utf-8")
     # No fortified longjmp: it takes a jump to another fiber for a mistake.
-    options = ["-std=c++17", "-O1", "-w", "-fpermissive", "-U_FORTIFY_SOURCE", "-fPIC", "-shared", "-I", str(_HERE)]
+    options = ["-std=c++17", "-Og", "-w", "-fpermissive", "-U_FORTIFY_SOURCE", "-fPIC", "-shared", "-I", str(_HERE)]
     command = [compiler, *options, "-o", str(library), str(source)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr[:4000]
